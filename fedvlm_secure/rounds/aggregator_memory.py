@@ -1,0 +1,236 @@
+"""What an aggregator remembers, typed, on top of its journal. A phase change is committed before it is announced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from fedvlm_secure import canonical
+from fedvlm_secure.fl.state import ServerState
+from fedvlm_secure.rounds.closing import Closing
+from fedvlm_secure.rounds.storage import Journal
+from fedvlm_secure.secagg.messages import (
+    Abort,
+    Certificate,
+    EpochAck,
+    EpochKeys,
+    EpochReady,
+    KeyAdvert,
+    Manifest,
+    OpenEpoch,
+    Plan,
+    Refusal,
+    Result,
+    ResultAck,
+    Reveal,
+    SurvivorSignature,
+    UploadBundle,
+    VoidAck,
+    VoidRequest,
+)
+from fedvlm_secure.secagg.record import R, Record, record_bytes, record_from_bytes
+from fedvlm_secure.types import NodeId
+
+
+class Phase(StrEnum):
+    """Where a run stands, in order."""
+
+    GATHER = "gather"
+    KEYS = "keys"
+    AGREE = "agree"
+    UPLOAD = "upload"
+    SIGN = "sign"
+    REVEAL = "reveal"
+    CERTIFY = "certify"
+    VOID = "void"
+    DONE = "done"
+    ABORTED = "aborted"
+
+
+ATTEMPT_PREFIXES = ("bundle/", "signature/", "refusal/", "reveal/", "survivors")
+ROUND_PREFIXES = (
+    *ATTEMPT_PREFIXES,
+    "result-ack/",
+    "void-ack/",
+    "plan",
+    "result",
+    "void-request",
+    "next-state",
+    "totals",
+)
+
+
+class AggregatorMemory:
+    """Typed reads of the aggregator's journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    def _record(self, cls: type[R], key: str) -> R | None:
+        raw = self.journal.get(key)
+        return None if raw is None else record_from_bytes(cls, raw)
+
+    def _by_node(self, cls: type[R], prefix: str) -> dict[NodeId, R]:
+        found = {}
+        for key in self.journal.keys(prefix):
+            record = self._record(cls, key)
+            if record is not None:
+                found[NodeId(key.removeprefix(prefix))] = record
+        return found
+
+    @property
+    def phase(self) -> Phase:
+        raw = self.journal.get("phase")
+        return Phase.GATHER if raw is None else Phase(raw.decode())
+
+    @property
+    def opened(self) -> OpenEpoch | None:
+        return self._record(OpenEpoch, "open")
+
+    @property
+    def manifest(self) -> Manifest:
+        opened = self.opened
+        if opened is None:
+            raise ValueError("no epoch is open")
+        return opened.manifest
+
+    @property
+    def opened_at(self) -> int:
+        """First round of the present epoch (0 before the first)."""
+        opened = self.opened
+        return 0 if opened is None else opened.first_round
+
+    @property
+    def keys(self) -> EpochKeys:
+        keys = self._record(EpochKeys, "keys")
+        if keys is None:
+            raise ValueError("no epoch keys")
+        return keys
+
+    @property
+    def ready(self) -> EpochReady | None:
+        return self._record(EpochReady, "ready")
+
+    @property
+    def adverts(self) -> dict[NodeId, KeyAdvert]:
+        return self._by_node(KeyAdvert, "advert/")
+
+    @property
+    def epoch_acks(self) -> dict[NodeId, EpochAck]:
+        return self._by_node(EpochAck, "epoch-ack/")
+
+    @property
+    def closing(self) -> Closing:
+        closing = self._record(Closing, "closing")
+        if closing is None:
+            raise ValueError("no run is open")
+        return closing
+
+    @property
+    def certificate(self) -> Certificate | None:
+        return self._record(Certificate, "certificate")
+
+    @property
+    def state(self) -> ServerState:
+        return self._state("state")
+
+    @property
+    def next_state(self) -> ServerState:
+        return self._state("next-state")
+
+    def _state(self, key: str) -> ServerState:
+        raw = self.journal.get(key)
+        if raw is None:
+            raise ValueError(f"no {key}")
+        return ServerState.from_bytes(raw)
+
+    @property
+    def plan(self) -> Plan:
+        plan = self._record(Plan, "plan")
+        if plan is None:
+            raise ValueError("no round is open")
+        return plan
+
+    @property
+    def bundles(self) -> dict[NodeId, UploadBundle]:
+        return self._by_node(UploadBundle, "bundle/")
+
+    @property
+    def survivors(self) -> tuple[NodeId, ...]:
+        """S, once it is fixed; fixed once per attempt."""
+        raw = self.journal.get("survivors")
+        return () if raw is None else tuple(NodeId(node) for node in canonical.decode(raw))
+
+    @property
+    def signatures(self) -> dict[NodeId, SurvivorSignature]:
+        return self._by_node(SurvivorSignature, "signature/")
+
+    @property
+    def refusals(self) -> dict[NodeId, Refusal]:
+        return self._by_node(Refusal, "refusal/")
+
+    @property
+    def reveals(self) -> dict[NodeId, Reveal]:
+        return self._by_node(Reveal, "reveal/")
+
+    @property
+    def result(self) -> Result | None:
+        return self._record(Result, "result")
+
+    @property
+    def result_acks(self) -> dict[NodeId, ResultAck]:
+        return self._by_node(ResultAck, "result-ack/")
+
+    @property
+    def void_request(self) -> VoidRequest | None:
+        return self._record(VoidRequest, "void-request")
+
+    @property
+    def void_acks(self) -> dict[NodeId, VoidAck]:
+        return self._by_node(VoidAck, "void-ack/")
+
+    @property
+    def excluded(self) -> frozenset[NodeId]:
+        """Named by refusals; out of this round's further attempts."""
+        return self._names("excluded")
+
+    @property
+    def awaited(self) -> frozenset[NodeId]:
+        """Hospitals that the survivor history asks for; S is not fixed without them."""
+        return self._names("awaited")
+
+    def _names(self, key: str) -> frozenset[NodeId]:
+        raw = self.journal.get(key)
+        return frozenset() if raw is None else frozenset(NodeId(node) for node in canonical.decode(raw))
+
+    @property
+    def abort(self) -> Abort | None:
+        return self._record(Abort, "abort")
+
+    @property
+    def summaries(self) -> list[dict[str, object]]:
+        """One readable summary per closed round, in order."""
+        found = []
+        for key in self.journal.keys("summary/"):
+            raw = self.journal.get(key)
+            if raw is not None:
+                found.append(canonical.decode(raw))
+        return found
+
+    def under(self, *prefixes: str) -> list[str]:
+        """Every key under one of the prefixes (to be deleted)."""
+        return [key for prefix in prefixes for key in self.journal.keys(prefix)]
+
+    def commit(self, puts: Mapping[str, bytes | Record], deletes: Iterable[str] = ()) -> None:
+        """One durable transaction; a key both deleted and put is put."""
+        encoded = {key: record_bytes(value) if isinstance(value, Record) else value for key, value in puts.items()}
+        self.journal.commit(encoded, tuple(key for key in deletes if key not in encoded))
+
+
+def encode_names(nodes: Iterable[NodeId]) -> bytes:
+    return canonical.encode(sorted(nodes))
+
+
+def summary_key(round_number: int) -> str:
+    """Sorts by round."""
+    return f"summary/{round_number:08d}"

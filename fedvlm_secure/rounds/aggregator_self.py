@@ -1,0 +1,28 @@
+"""AggregatorSelf: what an aggregator holds: the policy, the pinned roster, its identity, its stores. No model, no key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedvlm_secure.policy.schema import Policy
+from fedvlm_secure.rounds.aggregator_memory import AggregatorMemory
+from fedvlm_secure.rounds.storage import Blobs, Spool
+from fedvlm_secure.secagg.record import Signer
+from fedvlm_secure.types import Entropy, NodeId
+
+
+@dataclass(frozen=True)
+class AggregatorSelf:
+    """Args:
+    identities: the pinned Ed25519 public keys of every roster member.
+    entropy: for the run id only.
+    """
+
+    policy: Policy
+    identities: Mapping[NodeId, bytes]
+    signer: Signer
+    memory: AggregatorMemory
+    spool: Spool
+    blobs: Blobs
+    entropy: Entropy

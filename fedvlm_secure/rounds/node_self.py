@@ -1,0 +1,56 @@
+"""NodeSelf: what a node is and holds for itself: identity, its own approved policy, its own model's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import fedvlm_secure
+from fedvlm_secure.layout import UpdateLayout
+from fedvlm_secure.policy.hashing import policy_hash
+from fedvlm_secure.policy.schema import Policy
+from fedvlm_secure.rounds.node_memory import NodeMemory
+from fedvlm_secure.secagg.messages import Hello
+from fedvlm_secure.secagg.record import Signer
+from fedvlm_secure.types import Digest, Entropy, NodeId
+
+
+@dataclass(frozen=True)
+class NodeSelf:
+    """Args:
+    policy: the node's own approved copy; nothing about the run is taken from the aggregator instead.
+    approval: id of that approval; one approval serves one run.
+    aggregator: the pinned Ed25519 public key.
+    identities: the pinned Ed25519 public keys of every roster member.
+    rounding: entropy of the stochastic rounding alone, so that runs with and without masks round alike.
+    population: name of the patients behind the data, for the survivor history (and the budget).
+    """
+
+    me: NodeId
+    signer: Signer
+    policy: Policy
+    approval: str
+    aggregator: bytes
+    identities: Mapping[NodeId, bytes]
+    population: str
+    base_fingerprint: Digest
+    layout: UpdateLayout
+    memory: NodeMemory
+    entropy: Entropy
+    rounding: Entropy
+
+    def hello(self) -> Hello:
+        """What this node approved, what it made of it, where it stands."""
+        opened, closing = self.memory.opened_epoch, self.memory.closing
+        return self.signer.sign(
+            Hello,
+            node=self.me,
+            version=fedvlm_secure.__version__,
+            policy_hash=policy_hash(self.policy),
+            base_fingerprint=self.base_fingerprint,
+            layout_digest=self.layout.digest,
+            dimension=self.layout.dimension,
+            run_hash=b"" if opened is None else bytes(opened.manifest.run_hash),
+            epoch=-1 if opened is None else opened.epoch,
+            closed_round=-1 if closing is None else closing.round,
+        )

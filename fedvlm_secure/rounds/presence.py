@@ -1,0 +1,54 @@
+"""Presence: who is connected, who has been silent too long. In memory only: a restart starts by waiting for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fedvlm_secure.types import NodeId
+
+RECONNECT_S = 10.0
+"""A dead connection counts as lost after this long, unless the node resumes."""
+
+
+class Presence:
+    """Args:
+    deadline_s: longest silence (no byte, step or heartbeat) before a connected node counts as lost.
+    nodes: members that are waited for from the start, as if they had just gone.
+    """
+
+    def __init__(self, deadline_s: float, nodes: Iterable[NodeId], now_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._heard_s = {node: now_s for node in nodes}
+        self._gone_s: dict[NodeId, float] = {node: now_s for node in self._heard_s}
+
+    def connected(self, node: NodeId, now_s: float) -> None:
+        self._gone_s.pop(node, None)
+        self._heard_s[node] = now_s
+
+    def disconnected(self, node: NodeId, now_s: float) -> None:
+        self._gone_s.setdefault(node, now_s)
+
+    def heard(self, node: NodeId, now_s: float) -> None:
+        self._heard_s[node] = now_s
+
+    def is_connected(self, node: NodeId) -> bool:
+        return node in self._heard_s and node not in self._gone_s
+
+    def is_lost(self, node: NodeId, now_s: float) -> bool:
+        """Not to be waited for any longer."""
+        gone_s = self._gone_s.get(node)
+        if gone_s is not None:
+            return now_s - gone_s >= min(RECONNECT_S, self._deadline_s)
+        heard_s = self._heard_s.get(node)
+        return heard_s is None or now_s - heard_s >= self._deadline_s
+
+    def connected_nodes(self) -> tuple[NodeId, ...]:
+        return tuple(sorted(node for node in self._heard_s if node not in self._gone_s))
+
+    def left(self, node: NodeId) -> None:
+        """The node said that it leaves: lost at once."""
+        self._gone_s[node] = float("-inf")
+
+    def silence_s(self, node: NodeId, now_s: float) -> float:
+        """Seconds since the node was last heard of."""
+        return now_s - self._heard_s.get(node, float("-inf"))

@@ -1,0 +1,64 @@
+"""What the machines need of durable storage. Services bring SQLite and files, the simulator memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from fedvlm_secure.types import Digest, NodeId
+
+
+class Journal(Protocol):
+    """A small key-value journal. A commit is all or nothing and durable when it returns."""
+
+    def get(self, key: str) -> bytes | None:
+        """The value last committed under `key`."""
+        ...
+
+    def keys(self, prefix: str) -> list[str]:
+        """Committed keys that start with `prefix`, sorted."""
+        ...
+
+    def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+        """Write and delete in one transaction.
+
+        Raises:
+            StorageError: nothing was written.
+        """
+        ...
+
+
+class Spool(Protocol):
+    """Masked uploads on disk, chunk by chunk, by context and node."""
+
+    def held_chunks(self, ctx: Digest, node: NodeId) -> int:
+        """Whole chunks already held: where an upload resumes."""
+        ...
+
+    def append(self, ctx: Digest, node: NodeId, chunk: bytes) -> None:
+        """Append one chunk."""
+        ...
+
+    def chunks(self, ctx: Digest, node: NodeId) -> Iterator[bytes]:
+        """The chunks in order."""
+        ...
+
+    def discard(self, ctx: Digest, node: NodeId | None = None) -> None:
+        """Forget one upload of a context, or all of them."""
+        ...
+
+
+class Blobs(Protocol):
+    """Attachments the aggregator offers: sums and states, by tree root."""
+
+    def put(self, root: Digest, content: bytes) -> None:
+        """Store under the tree root of the content's chunks."""
+        ...
+
+    def get(self, root: Digest) -> bytes | None:
+        """The content, or None."""
+        ...
+
+    def keep_only(self, roots: Sequence[Digest]) -> None:
+        """Drop every other blob."""
+        ...

@@ -1,0 +1,76 @@
+"""Storage and entropy of a simulated party: in memory, copyable, seeded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from fedvlm_secure.types import Digest, NodeId
+
+
+class ShakeEntropy:
+    """A SHAKE-256 stream from a seed and a label: simulation and tests only, never for a real key or mask."""
+
+    def __init__(self, seed: int, label: str) -> None:
+        self._prefix = f"fedvlm/simulate/{seed}/{label}/".encode()
+        self._drawn = 0
+
+    def bytes(self, count: int) -> bytes:
+        """The next `count` bytes of the stream."""
+        self._drawn += 1
+        return hashlib.shake_256(self._prefix + self._drawn.to_bytes(8, "big")).digest(count)
+
+
+class MemoryJournal:
+    """A journal that forgets with the process. `commits` counts the transactions."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, bytes] = {}
+        self.commits = 0
+
+    def get(self, key: str) -> bytes | None:
+        return self.content.get(key)
+
+    def keys(self, prefix: str) -> list[str]:
+        return sorted(key for key in self.content if key.startswith(prefix))
+
+    def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+        kept = {key: value for key, value in self.content.items() if key not in deletes}
+        self.content = {**kept, **puts}
+        self.commits += 1
+
+
+class MemorySpool:
+    """Masked uploads in memory."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[tuple[Digest, NodeId], list[bytes]] = {}
+
+    def held_chunks(self, ctx: Digest, node: NodeId) -> int:
+        return len(self._chunks.get((ctx, node), []))
+
+    def append(self, ctx: Digest, node: NodeId, chunk: bytes) -> None:
+        self._chunks.setdefault((ctx, node), []).append(chunk)
+
+    def chunks(self, ctx: Digest, node: NodeId) -> Iterator[bytes]:
+        return iter(tuple(self._chunks.get((ctx, node), [])))
+
+    def discard(self, ctx: Digest, node: NodeId | None = None) -> None:
+        for key in [key for key in self._chunks if key[0] == ctx and node in (None, key[1])]:
+            del self._chunks[key]
+
+
+class MemoryBlobs:
+    """Attachments in memory."""
+
+    def __init__(self) -> None:
+        self._content: dict[Digest, bytes] = {}
+
+    def put(self, root: Digest, content: bytes) -> None:
+        self._content[root] = content
+
+    def get(self, root: Digest) -> bytes | None:
+        return self._content.get(root)
+
+    def keep_only(self, roots: Sequence[Digest]) -> None:
+        self._content = {root: content for root, content in self._content.items() if root in roots}
