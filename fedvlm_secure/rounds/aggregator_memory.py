@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 
 from fedvlm_secure import canonical
 from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.rounds.closing import Closing
-from fedvlm_secure.rounds.storage import Journal
+from fedvlm_secure.rounds.journal_records import JournalRecords
 from fedvlm_secure.secagg.messages import (
     Abort,
     Certificate,
@@ -28,7 +28,7 @@ from fedvlm_secure.secagg.messages import (
     VoidAck,
     VoidRequest,
 )
-from fedvlm_secure.secagg.record import R, Record, record_bytes, record_from_bytes
+from fedvlm_secure.secagg.record import R
 from fedvlm_secure.types import NodeId
 
 
@@ -60,20 +60,13 @@ ROUND_PREFIXES = (
 )
 
 
-class AggregatorMemory:
+class AggregatorMemory(JournalRecords):
     """Typed reads of the aggregator's journal."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-
-    def _record(self, cls: type[R], key: str) -> R | None:
-        raw = self.journal.get(key)
-        return None if raw is None else record_from_bytes(cls, raw)
 
     def _by_node(self, cls: type[R], prefix: str) -> dict[NodeId, R]:
         found = {}
         for key in self.journal.keys(prefix):
-            record = self._record(cls, key)
+            record = self.record(cls, key)
             if record is not None:
                 found[NodeId(key.removeprefix(prefix))] = record
         return found
@@ -85,7 +78,7 @@ class AggregatorMemory:
 
     @property
     def opened(self) -> OpenEpoch | None:
-        return self._record(OpenEpoch, "open")
+        return self.record(OpenEpoch, "open")
 
     @property
     def manifest(self) -> Manifest:
@@ -102,14 +95,14 @@ class AggregatorMemory:
 
     @property
     def keys(self) -> EpochKeys:
-        keys = self._record(EpochKeys, "keys")
+        keys = self.record(EpochKeys, "keys")
         if keys is None:
             raise ValueError("no epoch keys")
         return keys
 
     @property
     def ready(self) -> EpochReady | None:
-        return self._record(EpochReady, "ready")
+        return self.record(EpochReady, "ready")
 
     @property
     def adverts(self) -> dict[NodeId, KeyAdvert]:
@@ -121,14 +114,14 @@ class AggregatorMemory:
 
     @property
     def closing(self) -> Closing:
-        closing = self._record(Closing, "closing")
+        closing = self.record(Closing, "closing")
         if closing is None:
             raise ValueError("no run is open")
         return closing
 
     @property
     def certificate(self) -> Certificate | None:
-        return self._record(Certificate, "certificate")
+        return self.record(Certificate, "certificate")
 
     @property
     def state(self) -> ServerState:
@@ -146,7 +139,7 @@ class AggregatorMemory:
 
     @property
     def plan(self) -> Plan:
-        plan = self._record(Plan, "plan")
+        plan = self.record(Plan, "plan")
         if plan is None:
             raise ValueError("no round is open")
         return plan
@@ -175,7 +168,7 @@ class AggregatorMemory:
 
     @property
     def result(self) -> Result | None:
-        return self._record(Result, "result")
+        return self.record(Result, "result")
 
     @property
     def result_acks(self) -> dict[NodeId, ResultAck]:
@@ -183,7 +176,7 @@ class AggregatorMemory:
 
     @property
     def void_request(self) -> VoidRequest | None:
-        return self._record(VoidRequest, "void-request")
+        return self.record(VoidRequest, "void-request")
 
     @property
     def void_acks(self) -> dict[NodeId, VoidAck]:
@@ -205,7 +198,7 @@ class AggregatorMemory:
 
     @property
     def abort(self) -> Abort | None:
-        return self._record(Abort, "abort")
+        return self.record(Abort, "abort")
 
     @property
     def summaries(self) -> list[dict[str, object]]:
@@ -220,11 +213,6 @@ class AggregatorMemory:
     def under(self, *prefixes: str) -> list[str]:
         """Every key under one of the prefixes (to be deleted)."""
         return [key for prefix in prefixes for key in self.journal.keys(prefix)]
-
-    def commit(self, puts: Mapping[str, bytes | Record], deletes: Iterable[str] = ()) -> None:
-        """One durable transaction; a key both deleted and put is put."""
-        encoded = {key: record_bytes(value) if isinstance(value, Record) else value for key, value in puts.items()}
-        self.journal.commit(encoded, tuple(key for key in deletes if key not in encoded))
 
 
 def encode_names(nodes: Iterable[NodeId]) -> bytes:

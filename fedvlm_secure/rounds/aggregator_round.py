@@ -1,4 +1,4 @@
-"""R0 to R4 at the aggregator: plan, collect, fix S, relay signatures, unmask, publish, certify. It sees masked words only."""
+"""R0 to R4 at the aggregator: plan, collect, fix S, relay signatures, unmask, publish, certify."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from fedvlm_secure.rounds.aggregator_memory import (
 from fedvlm_secure.rounds.aggregator_self import AggregatorSelf
 from fedvlm_secure.rounds.closing import Closing, next_state
 from fedvlm_secure.rounds.terms import cohort_of, context_of, totals, vector_of
-from fedvlm_secure.secagg.merkle import chunk_root, chunks_root, tree_path, tree_root
+from fedvlm_secure.secagg.headers import check_header
+from fedvlm_secure.secagg.merkle import chunk_root, leaf_hash, tree_path, tree_root
 from fedvlm_secure.secagg.messages import (
     Certificate,
     DealtShares,
@@ -38,7 +39,6 @@ from fedvlm_secure.secagg.messages import (
 )
 from fedvlm_secure.secagg.record import Record
 from fedvlm_secure.secagg.sealing import sealed_size
-from fedvlm_secure.secagg.survivors import check_header
 from fedvlm_secure.secagg.unmasking import Unmasking
 from fedvlm_secure.types import Digest, Float32Vector, NodeId, Words
 
@@ -138,11 +138,15 @@ class AggregatorRound:
         Raises:
             PeerViolation: BAD_UPLOAD; the spooled bytes are dropped.
         """
-        self.check_upload(node, bundle)
+        expected_bytes = self.check_upload(node, bundle)
         memory = self.own.memory
         if node in memory.bundles:
             return
-        if chunks_root(self.own.spool.chunks(self.ctx, node)) != bundle.header.tree_root:
+        leaves, held_bytes = [], 0
+        for chunk in self.own.spool.chunks(self.ctx, node):
+            leaves.append(leaf_hash(chunk))
+            held_bytes += len(chunk)
+        if held_bytes != expected_bytes or tree_root(leaves) != bundle.header.tree_root:
             self.own.spool.discard(self.ctx, node)
             raise PeerViolation("BAD_UPLOAD", f"the vector of {node} is not the one it signed", "it may upload again")
         memory.commit({f"bundle/{node}": bundle})

@@ -1,4 +1,4 @@
-"""AggregatorRun: the coordinator's side of a run as one machine, driven by messages and by time; the journal is its state."""
+"""AggregatorRun: the coordinator's side of a run as one machine, driven by messages and by time."""
 
 from __future__ import annotations
 
@@ -131,6 +131,9 @@ class AggregatorRun:
         if isinstance(message, Abort):
             self._presence.left(node)
             return self._advance(now_s)
+        opened = self._own.memory.opened
+        if opened is not None and node not in opened.manifest.nodes:  # on the roster, but its word has no weight here
+            raise PeerViolation("NOT_IN_RUN", f"{node} has no part in this run", "it can join the next run")
         answer = self._dispatch(message)
         return (*answer, *self._advance(now_s))
 

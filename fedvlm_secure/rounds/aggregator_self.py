@@ -1,4 +1,4 @@
-"""AggregatorSelf: what an aggregator holds: the policy, the pinned roster, its identity, its stores. No model, no key."""
+"""AggregatorSelf: what an aggregator holds: the policy, the pinned roster, its identity, its stores."""
 
 from __future__ import annotations
 

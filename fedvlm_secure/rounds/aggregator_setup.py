@@ -1,4 +1,4 @@
-"""S0 to S2 at the aggregator: gather the hospitals, open an epoch, relay keys and acknowledgements. It vouches for none."""
+"""S0 to S2 at the aggregator: gather the hospitals, open an epoch, relay keys and acknowledgements."""
 
 from __future__ import annotations
 

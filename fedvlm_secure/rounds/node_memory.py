@@ -1,8 +1,8 @@
-"""What a node remembers, typed, on top of its journal. The journal is the state: nothing is acted on before it is in it."""
+"""What a node remembers, typed, on top of its journal. The journal is the state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from fedvlm_secure import canonical
 from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.rounds.closing import Closing
-from fedvlm_secure.rounds.storage import Journal
+from fedvlm_secure.rounds.journal_records import JournalRecords
 from fedvlm_secure.rounds.terms import context_of
 from fedvlm_secure.secagg.masking import SEED_BYTES, AttemptSeeds
 from fedvlm_secure.secagg.messages import (
@@ -25,7 +25,7 @@ from fedvlm_secure.secagg.messages import (
     VoidAck,
 )
 from fedvlm_secure.secagg.pairs import ratchet
-from fedvlm_secure.secagg.record import R, Record, record_bytes, record_from_bytes
+from fedvlm_secure.secagg.record import Record, record_bytes, record_from_bytes
 from fedvlm_secure.secagg.survivors import OpenedShares
 from fedvlm_secure.types import Digest, Int64Vector, NodeId, Secret
 
@@ -42,19 +42,12 @@ class SignedSet(Record):
     signature: SurvivorSignature
 
 
-class NodeMemory:
+class NodeMemory(JournalRecords):
     """Typed reads of a node's journal, and the encodings of what is committed to it."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-
-    def _record(self, cls: type[R], key: str) -> R | None:
-        raw = self.journal.get(key)
-        return None if raw is None else record_from_bytes(cls, raw)
 
     @property
     def opened_epoch(self) -> OpenEpoch | None:
-        return self._record(OpenEpoch, "run/open")
+        return self.record(OpenEpoch, "run/open")
 
     @property
     def manifest(self) -> Manifest:
@@ -65,7 +58,7 @@ class NodeMemory:
 
     @property
     def closing(self) -> Closing | None:
-        return self._record(Closing, "run/closing")
+        return self.record(Closing, "run/closing")
 
     @property
     def state(self) -> ServerState:
@@ -77,7 +70,7 @@ class NodeMemory:
     @property
     def ack(self) -> ResultAck | VoidAck | None:
         """The last statement that closed a round at this node."""
-        return self._record(ResultAck, "run/result-ack") or self._record(VoidAck, "run/void-ack")
+        return self.record(ResultAck, "run/result-ack") or self.record(VoidAck, "run/void-ack")
 
     @property
     def private_key(self) -> Secret | None:
@@ -86,7 +79,7 @@ class NodeMemory:
 
     @property
     def epoch_keys(self) -> EpochKeys | None:
-        return self._record(EpochKeys, "epoch/keys")
+        return self.record(EpochKeys, "epoch/keys")
 
     @property
     def epoch_ready(self) -> bool:
@@ -108,7 +101,7 @@ class NodeMemory:
 
     @property
     def plan(self) -> Plan | None:
-        return self._record(Plan, "round/plan")
+        return self.record(Plan, "round/plan")
 
     @property
     def ctx(self) -> Digest | None:
@@ -134,16 +127,16 @@ class NodeMemory:
     @property
     def upload(self) -> tuple[UploadBundle, bytes] | None:
         """The stored bytes of this attempt's upload: a re-send sends these."""
-        bundle, content = self._record(UploadBundle, "round/bundle"), self.journal.get("round/content")
+        bundle, content = self.record(UploadBundle, "round/bundle"), self.journal.get("round/content")
         return None if bundle is None or content is None else (bundle, content)
 
     @property
     def bundle(self) -> UploadBundle | None:
-        return self._record(UploadBundle, "round/bundle")
+        return self.record(UploadBundle, "round/bundle")
 
     @property
     def signed(self) -> SignedSet | None:
-        return self._record(SignedSet, "round/signed")
+        return self.record(SignedSet, "round/signed")
 
     @property
     def opened(self) -> OpenedShares | None:
@@ -161,11 +154,6 @@ class NodeMemory:
             return None
         round_number, stored = canonical.decode(raw)
         return int(round_number), record_from_bytes(Reveal, stored)
-
-    def commit(self, puts: Mapping[str, bytes | Record], deletes: Iterable[str] = ()) -> None:
-        """One durable transaction."""
-        encoded = {key: record_bytes(value) if isinstance(value, Record) else value for key, value in puts.items()}
-        self.journal.commit(encoded, tuple(deletes))
 
 
 def encode_roots(roots: Mapping[NodeId, Secret], round_number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""R0 to R3 at a node: accept a plan, upload, sign one survivor set, reveal once. Each step is journalled before it acts."""
+"""R0 to R3 at a node: accept a plan, upload, sign one survivor set, reveal once. Journalled first."""
 
 from __future__ import annotations
 
@@ -73,8 +73,9 @@ class NodeRound:
             or message.previous_result != closing.result_hash
         ):
             raise PeerViolation("BAD_PLAN", "the plan does not follow from the last round this node closed", "")
-        if current is not None and message.round == current.round and message.attempt <= current.attempt:
-            raise PeerViolation("BAD_PLAN", f"attempt {message.attempt} is not above {current.attempt}", "")
+        before = current.attempt if current is not None and message.round == current.round else -1
+        if message.attempt <= before:
+            raise PeerViolation("BAD_PLAN", f"attempt {message.attempt} is not above {before}", "")
         if revealed is not None and revealed[0] == message.round:
             raise PeerViolation(
                 "ALREADY_REVEALED", f"round {message.round} was revealed; no other attempt may open", ""
@@ -107,7 +108,7 @@ class NodeRound:
         upload = memory.upload
         if upload is not None:
             return (Upload(*upload),)
-        if memory.signed is not None or memory.revealed is not None and memory.revealed[0] == plan.round:
+        if memory.signed is not None or (memory.revealed is not None and memory.revealed[0] == plan.round):
             return ()
         integers = memory.integers
         if integers is not None:
@@ -124,7 +125,13 @@ class NodeRound:
         """
         own, memory = self.own, self.own.memory
         plan = memory.plan
-        if plan is None or plan.round != round_number or memory.integers is not None:
+        revealed = memory.revealed
+        if (
+            plan is None
+            or plan.round != round_number
+            or memory.integers is not None
+            or (revealed is not None and revealed[0] == round_number)
+        ):
             return ()  # the round went on without this node
         if not update.update.any():
             raise ModelError(

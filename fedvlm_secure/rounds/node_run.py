@@ -76,7 +76,10 @@ class NodeRun:
     def _dispatch(self, message: AggregatorMessage, attachment: bytes | None) -> tuple[NodeAction, ...]:
         match message:
             case OpenEpoch():
-                return self._setup.open_epoch(message)
+                opened = self._setup.open_epoch(message)
+                if self._own.memory.plan is None:
+                    self._training_round = None  # work begun for another run or epoch does not count in this one
+                return opened
             case EpochKeys():
                 return self._setup.epoch_keys(message)
             case EpochReady():
@@ -152,17 +155,17 @@ class NodeRun:
         before = memory.state
         try:
             state, _ = next_state(own.policy, manifest, before, total, len(message.survivors))
-        except ValueError as error:
-            raise PeerViolation("BAD_RESULT", f"the sum does not unpack: {error}", "") from error
+        except (ValueError, RunAborted) as error:  # an honest aggregator ends the run where the weights are zero
+            raise PeerViolation("BAD_RESULT", f"no step follows from the sum: {error}", "") from error
         if state.digest != message.state_hash:
             raise PeerViolation(
                 "STEP_MISMATCH", "the replayed server step gives another state than the result names", "leave the run"
             )
         norm = float(np.linalg.norm((state.model - before.model).astype(np.float64)))
-        if not norm <= own.policy.limits.step_norm:
+        if not norm <= own.step_norm:
             raise PeerViolation(
                 "STEP_TOO_LARGE",
-                f"the step's norm {norm:.3g} is above limits.step_norm {own.policy.limits.step_norm:.3g}",
+                f"the step's norm {norm:.3g} is above limits.step_norm {own.step_norm:.3g}",
                 "a hospital's data or learning rate is off, or somebody poisons; the model was not taken over",
             )
         return state

@@ -22,6 +22,8 @@ class NodeSelf:
     approval: id of that approval; one approval serves one run.
     aggregator: the pinned Ed25519 public key.
     identities: the pinned Ed25519 public keys of every roster member.
+    step_norm: largest L2 norm of one round's step that this hospital takes over; at most the policy's.
+    min_nodes: smallest cohort this hospital joins; at least the policy's.
     rounding: entropy of the stochastic rounding alone, so that runs with and without masks round alike.
     population: name of the patients behind the data, for the survivor history (and the budget).
     """
@@ -38,6 +40,8 @@ class NodeSelf:
     memory: NodeMemory
     entropy: Entropy
     rounding: Entropy
+    step_norm: float
+    min_nodes: int
 
     def hello(self) -> Hello:
         """What this node approved, what it made of it, where it stands."""

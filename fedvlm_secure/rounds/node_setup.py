@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from fedvlm_secure.errors import PeerViolation, UnexpectedMessage
+from fedvlm_secure.errors import PeerViolation, PolicyError, UnexpectedMessage
 from fedvlm_secure.rounds.actions import Evaluate, NodeAction, Send
 from fedvlm_secure.rounds.closing import NO_RESULT, Closing, initial_state
 from fedvlm_secure.rounds.node_memory import ROUND_KEYS, encode_roots
@@ -64,7 +64,9 @@ class NodeSetup:
                 "approve the policy again: fedvlm-node approve POLICY",
             )
         if opened is None or opened.manifest.run_hash != message.manifest.run_hash:
-            if message.epoch != 0 or message.first_round != 0 or used_by is not None:
+            approvals = memory.journal.keys("approval/")
+            seen = any(memory.journal.get(approval) == _run_key(message) for approval in approvals)
+            if message.epoch != 0 or message.first_round != 0 or seen:  # a run that was left does not open again
                 raise PeerViolation("BAD_EPOCH", "a run opens with epoch 0 and round 0, once", "")
             return True
         if closing is None or message.epoch != opened.epoch + 1 or message.first_round != closing.round + 1:
@@ -73,21 +75,29 @@ class NodeSetup:
 
     def _check_manifest(self, manifest: Manifest) -> None:
         own = self.own
-        if own.me not in manifest.nodes or not set(manifest.nodes) <= set(own.identities):
+        members = set(manifest.nodes)
+        if own.me not in members or not members <= set(own.identities) or len(members) != len(manifest.nodes):
             raise PeerViolation(
                 "MANIFEST_MISMATCH",
                 "the run's nodes are not a part of this node's roster that includes it",
                 "compare roster.toml with the coordinator's by telephone",
             )
-        expected = make_manifest(
-            own.policy,
-            run_id=manifest.run_id,
-            nodes=tuple(sorted(manifest.nodes)),
-            base_fingerprint=own.base_fingerprint,
-            layout_digest=own.layout.digest,
-            dimension=own.layout.dimension,
-            aggregator=own.aggregator,
-        )
+        if len(manifest.nodes) < own.min_nodes:
+            raise PeerViolation(
+                "COHORT_TOO_SMALL", f"{len(manifest.nodes)} nodes, this hospital asks for {own.min_nodes}", ""
+            )
+        try:
+            expected = make_manifest(
+                own.policy,
+                run_id=manifest.run_id,
+                nodes=tuple(sorted(manifest.nodes)),
+                base_fingerprint=own.base_fingerprint,
+                layout_digest=own.layout.digest,
+                dimension=own.layout.dimension,
+                aggregator=own.aggregator,
+            )
+        except PolicyError as error:  # the operator's policy is sound: it is this cohort that does not fit it
+            raise PeerViolation("MANIFEST_MISMATCH", f"the run's nodes: {error.cause}", error.hint) from error
         for field in fields(Manifest):
             if getattr(expected, field.name) != getattr(manifest, field.name):
                 raise PeerViolation(

@@ -1,4 +1,4 @@
-"""Presence: who is connected, who has been silent too long. In memory only: a restart starts by waiting for everybody."""
+"""Presence: who is connected, who has been silent too long. In memory only: a restart waits for everybody."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Presence:
 
     def __init__(self, deadline_s: float, nodes: Iterable[NodeId], now_s: float) -> None:
         self._deadline_s = deadline_s
-        self._heard_s = {node: now_s for node in nodes}
-        self._gone_s: dict[NodeId, float] = {node: now_s for node in self._heard_s}
+        self._heard_s = dict.fromkeys(nodes, now_s)
+        self._gone_s: dict[NodeId, float] = dict.fromkeys(self._heard_s, now_s)
 
     def connected(self, node: NodeId, now_s: float) -> None:
         self._gone_s.pop(node, None)

@@ -112,6 +112,8 @@ class Federation:
                 memory=NodeMemory(MemoryJournal()),
                 entropy=ShakeEntropy(seed, node),
                 rounding=ShakeEntropy(seed, f"{node}/rounding"),
+                step_norm=policy.limits.step_norm,
+                min_nodes=policy.cohort.min_nodes,
             )
             self.nodes[node] = SimulatedNode(own, NodeRun(own), work)
         self._to_aggregator: deque[tuple[NodeId, NodeMessage]] = deque()

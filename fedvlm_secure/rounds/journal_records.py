@@ -1,0 +1,37 @@
+"""JournalRecords: records in a journal, decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from fedvlm_secure.rounds.storage import Journal
+from fedvlm_secure.secagg.record import Record, record_bytes, record_from_bytes
+
+R = TypeVar("R", bound=Record)
+
+
+class JournalRecords:
+    """Reads and commits records. A decoded record is kept beside the bytes it came from; the journal decides."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._decoded: dict[str, tuple[bytes, Any]] = {}
+
+    def record(self, cls: type[R], key: str) -> R | None:
+        """The record last committed under `key`."""
+        raw = self.journal.get(key)
+        if raw is None:
+            self._decoded.pop(key, None)
+            return None
+        known = self._decoded.get(key)
+        if known is None or known[0] != raw:
+            known = (raw, record_from_bytes(cls, raw))
+            self._decoded[key] = known
+        found: R = known[1]
+        return found
+
+    def commit(self, puts: Mapping[str, bytes | Record], deletes: Iterable[str] = ()) -> None:
+        """One durable transaction; a key both deleted and put is put."""
+        encoded = {key: record_bytes(value) if isinstance(value, Record) else value for key, value in puts.items()}
+        self.journal.commit(encoded, tuple(key for key in deletes if key not in encoded))
