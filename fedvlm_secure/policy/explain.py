@@ -1,0 +1,132 @@
+"""A policy in plain words: what leaves a hospital, who sees what, what is not protected, how much is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedvlm_secure.policy import feasibility
+from fedvlm_secure.policy.feasibility import Feasible
+from fedvlm_secure.policy.schema import CountedWeights, DeclaredWeights, Policy
+from fedvlm_secure.policy.section import format_seconds
+from fedvlm_secure.ring.lanes import WORD_BYTES
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Titled paragraphs of lines, in the order to be read."""
+
+    paragraphs: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """What one party sees of a hospital's contribution."""
+
+    party: str
+    sees: str
+
+
+def explain(policy: Policy, nodes: int, coordinates: int | None = None) -> Explanation:
+    """Say what approving this policy means.
+
+    Args:
+        policy: a loaded policy.
+        nodes: cohort size.
+        coordinates: d, trained values in the model, where known; bytes are then exact.
+
+    Raises:
+        PolicyError: as `feasibility.check`.
+    """
+    feasible = feasibility.check(policy, nodes)
+    return Explanation(
+        (
+            ("What is done", _done(policy)),
+            ("What leaves a hospital", _released(policy)),
+            ("Who can see what", tuple(f"{seen.party}: {seen.sees}" for seen in visibility(policy))),
+            ("What is not protected", unprotected(policy)),
+            ("Who must be there", _cohort(policy, feasible)),
+            ("What is sent", _sent(feasible, coordinates)),
+        )
+    )
+
+
+def visibility(policy: Policy) -> tuple[Visibility, ...]:
+    """Who sees what of one hospital's update, by party."""
+    clear = policy.protection.method == "none"
+    update = (
+        "EVERY hospital's update, in clear" if clear else "only the sum over all surviving hospitals, and who they are"
+    )
+    return (
+        Visibility("the hospital itself", "its images, questions, answers and its own update; they stay there"),
+        Visibility("the aggregator", update),
+        Visibility("the other hospitals", "the same sum (each checks the new model against it), and who took part"),
+        Visibility("readers of the tuned model", "the model; nothing bounds what it says about one patient"),
+    )
+
+
+def unprotected(policy: Policy) -> tuple[str, ...]:
+    """What this policy does not protect against, one line each."""
+    lines = [
+        "the tuned model and each round's sum: no differential privacy, so no epsilon can be stated",
+        "that a hospital took part, when, and how long it needed",
+        "with three hospitals, each one's share from the two others together: a sum less one's own is theirs",
+        "the sum's truth: a lying aggregator may publish any sum within the bounds",
+        "against a hospital that sends a harmful update within protection.max_update",
+    ]
+    if policy.protection.method == "none":
+        lines.insert(0, "EVERYTHING a hospital sends: updates travel to the aggregator in clear")
+    if isinstance(policy.weights, DeclaredWeights):
+        lines.append("the declared size of each hospital, which stands in the policy")
+    return tuple(lines)
+
+
+def _done(policy: Policy) -> tuple[str, ...]:
+    base = policy.model.base.name or policy.model.base.path
+    local = policy.local
+    amount = f"{local.steps} steps" if local.steps is not None else f"{local.epochs} epochs"
+    trained = f"{amount} of batch {local.batch_size} on its own rows ({', '.join(policy.contract.tasks)})"
+    return (
+        f"{policy.rounds} rounds tune {policy.model.strategy} of the base model {base}",
+        f"each round a hospital trains {trained}, at learning rate {local.learning_rate:g} ({local.schedule})",
+        f"the aggregator combines by {policy.algorithm.name}; every hospital recomputes that step and compares",
+    )
+
+
+def _released(policy: Policy) -> tuple[str, ...]:
+    how = "in clear" if policy.protection.method == "none" else "masked: readable only as a sum over hospitals"
+    lines = [f"one update per round, each value cut off at {policy.protection.max_update:g}, {how}"]
+    if isinstance(policy.weights, CountedWeights):
+        lines.append(f"its number of training rows (at most {policy.weights.counted.cap}), inside that same vector")
+    lines.append("its summed training loss and the count behind it, inside that same vector")
+    if policy.evaluation.release == "totals":
+        asked = "all its" if policy.evaluation.limit is None else f"up to {policy.evaluation.limit}"
+        lines.append(f"right answers and questions counted on {asked} test questions, inside that same vector")
+    else:
+        lines.append("no accuracy: it is known to each hospital alone")
+    return tuple(lines)
+
+
+def _cohort(policy: Policy, feasible: Feasible) -> tuple[str, ...]:
+    terms = feasible.terms
+    lines = [
+        f"{terms.n} hospitals; at least {terms.min_survivors} must send and {terms.t} must sign in each round",
+        f"{terms.losses_before_survivors} may be lost before they send, {terms.losses_by_reveal} by its end in all",
+        f"a hospital counts as lost after {format_seconds(policy.cohort.deadline)} of silence",
+        f"a hospital with fewer than {policy.limits.min_patients} patients does not take part",
+    ]
+    if policy.protection.method != "none":
+        lines.append(f"hidden from the aggregator with up to {terms.c} hospitals or restored copies on its side")
+    if terms.warning:
+        lines.append(f"WARNING, colluding {terms.c}: {terms.warning}")
+    return tuple(lines)
+
+
+def _sent(feasible: Feasible, coordinates: int | None) -> tuple[str, ...]:
+    ratio = WORD_BYTES / feasible.lanes.per_word / FLOAT32_BYTES
+    lines = [f"{feasible.lanes.per_word} values per 64-bit word: {ratio:.2f} of plain float32, plus a few KB per round"]
+    if coordinates is not None:
+        sent, plain = feasible.lanes.words(coordinates) * WORD_BYTES, coordinates * FLOAT32_BYTES
+        lines.append(f"{coordinates} values: {sent} bytes per hospital and round (plain float32: {plain})")
+    return tuple(lines)

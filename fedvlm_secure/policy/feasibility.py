@@ -1,0 +1,74 @@
+"""Whether a well-formed policy can be carried out by a cohort of a given size; nothing starts before this holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedvlm_secure.errors import PolicyError
+from fedvlm_secure.policy import thresholds
+from fedvlm_secure.policy.schema import DeclaredWeights, Policy
+from fedvlm_secure.policy.thresholds import CohortTerms
+from fedvlm_secure.ring.lanes import LaneFormat, lane_format
+
+
+@dataclass(frozen=True)
+class Feasible:
+    """What a policy comes to for one cohort. `scale_bits` is log2 of the fixed-point scale."""
+
+    terms: CohortTerms
+    lanes: LaneFormat
+    scale_bits: int
+
+
+def check(policy: Policy, nodes: int, node_ids: frozenset[str] | None = None) -> Feasible:
+    """Resolve every `auto` for a cohort of `nodes` hospitals.
+
+    Args:
+        policy: a loaded policy.
+        nodes: cohort size, the roster's.
+        node_ids: the roster's ids where known; declared weights are then compared with them.
+
+    Raises:
+        PolicyError: COHORT_TOO_SMALL, COHORT_INFEASIBLE, RING_HEADROOM or WEIGHTS_MISMATCH; the cause names the field.
+    """
+    terms = thresholds.resolve(policy.cohort, nodes)
+    lanes = lane_format(policy.protection.lanes, nodes)
+    if node_ids is not None and isinstance(policy.weights, DeclaredWeights):
+        _check_declared(policy.weights, node_ids)
+    return Feasible(terms, lanes, lanes.scale_bits(policy.protection.max_update))
+
+
+def check_smallest(policy: Policy, place: Callable[[str], str]) -> Feasible:
+    """`check` for the smallest cohort that the policy admits, with file and line in the cause.
+
+    Args:
+        policy: a policy just read.
+        place: `file:line` of a key path.
+
+    Raises:
+        PolicyError: as `check`.
+    """
+    if policy.cohort.min_nodes < thresholds.SMALLEST_COHORT:
+        raise PolicyError(
+            "COHORT_TOO_SMALL",
+            f"{place('cohort.min_nodes')}: cohort.min_nodes is {policy.cohort.min_nodes}, below "
+            f"{thresholds.SMALLEST_COHORT}: each hospital would learn the others' update from the sum",
+            f"use cohort.min_nodes: {thresholds.SMALLEST_COHORT} or more",
+        )
+    try:
+        return check(policy, policy.cohort.min_nodes)
+    except PolicyError as error:
+        field = "protection.lanes" if error.code == "RING_HEADROOM" else "cohort"
+        raise PolicyError(error.code, f"{place(field)}: {error.cause}", error.hint) from error
+
+
+def _check_declared(weights: DeclaredWeights, node_ids: frozenset[str]) -> None:
+    declared = frozenset(weights.declared)
+    if declared != node_ids:
+        odd = ", ".join(sorted(declared ^ node_ids)[:5])
+        raise PolicyError(
+            "WEIGHTS_MISMATCH",
+            f"weights.declared names {len(declared)} hospitals, the roster {len(node_ids)}; they differ in {odd}",
+            "declare one size for each hospital of the roster",
+        )

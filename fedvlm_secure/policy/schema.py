@@ -1,0 +1,270 @@
+"""The policy: everything that a run may do, field by field. Its canonical hash is what hospitals approve.
+
+Values of a later version are in `NOT_YET` with the reason, so that asking for one gives that reason and not a riddle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from fedvlm_secure.policy.section import (
+    Auto,
+    HexDigest,
+    Identifier,
+    Line,
+    Seconds,
+    Section,
+    contradiction,
+)
+
+Strategy = Literal["connector", "lora", "connector+lora"]
+Task = Literal["vqa", "classification"]
+NonNegative = Annotated[int, Field(ge=0)]
+
+_HE_REASON = "homomorphic aggregation is not built yet; use protection.method: masking"
+_DP_REASON = "differential privacy is not built yet; use privacy.mechanism: none, which the report shows as unprotected"
+_ALGORITHM_REASON = "only fedavg is built yet"
+_TASK_REASON = "captions and boxes are not trained or scored yet; name vqa, classification or both"
+NOT_YET: Mapping[tuple[str, str], str] = {
+    ("model.strategy", "two-stage"): "use connector+lora, connector or lora",
+    **{("model.connector", kind): "use connector: keep" for kind in ("linear", "mlp2", "mlp6")},
+    **{("model.lora.factors", kind): "use factors: both or ffa" for kind in ("rolora", "fedsvd")},
+    **{(f"contract.tasks[{at}]", kind): _TASK_REASON for at in range(4) for kind in ("caption", "grounding")},
+    **{
+        ("algorithm.name", kind): _ALGORITHM_REASON
+        for kind in (
+            "fedprox",
+            "fedavgm",
+            "fedadagrad",
+            "fedadam",
+            "fedyogi",
+            "scaffold",
+        )
+    },
+    **{("protection.method", kind): _HE_REASON for kind in ("bfv", "ckks")},
+    **{("privacy.mechanism", kind): _DP_REASON for kind in ("dp_sgd", "distributed")},
+    **{("evaluation.release", kind): "use totals (inside the protected sum) or none" for kind in ("final", "each")},
+    ("local.precision", "bfloat16"): "use precision: float32",
+}
+
+
+class BaseModelPolicy(Section):
+    """The frozen base: every hospital loads its own local copy, whose fingerprint must match `sha256`."""
+
+    name: Identifier | None = None
+    path: Line | None = None
+    sha256: HexDigest
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BaseModelPolicy:
+        if (self.name is None) == (self.path is None):
+            raise contradiction("name", "and model.base.path: exactly one of them is needed")
+        return self
+
+
+class LoraPolicy(Section):
+    """Low-rank factors on the LLM's linear layers; unused when the strategy is `connector`."""
+
+    r: int = Field(default=8, ge=1, le=256)
+    alpha: float = Field(default=32.0, gt=0, le=1024)
+    factors: Literal["both", "ffa"] = "both"
+
+
+class ModelPolicy(Section):
+    """What is tuned, and from which common start."""
+
+    base: BaseModelPolicy
+    strategy: Strategy
+    connector: Literal["keep"] = "keep"
+    lora: LoraPolicy = LoraPolicy()
+    seed: int = Field(ge=0, lt=1 << 32)
+
+
+def _vocabulary_file(text: str) -> str:
+    if text.startswith("/") or ".." in text.split("/") or "\\" in text:
+        raise PydanticCustomError("text", "must be a file in the policy's own folder")
+    if not text.endswith(".txt"):  # so that a copy beside the policy can never stand in the place of another file
+        raise PydanticCustomError("text", "must end in .txt")
+    return text
+
+
+def _words(words: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(words)) != len(words):
+        raise PydanticCustomError("text", "an answer is named twice")
+    return tuple(sorted(words))
+
+
+class Vocabulary(Section):
+    """The answers that a model may learn: a list, or a file with one answer a line and the SHA-256 of its bytes.
+
+    After loading `words` is complete and sorted, whichever way they were given.
+    """
+
+    SHORTHAND = "words"
+
+    file: Annotated[Line, AfterValidator(_vocabulary_file)] | None = None
+    sha256: HexDigest | None = None
+    words: Annotated[tuple[Line, ...], AfterValidator(_words)] = ()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Vocabulary:
+        if (self.file is None) != (self.sha256 is None):
+            raise contradiction("file", "and sha256 come together")
+        if self.file is None and not self.words:
+            raise contradiction("words", "is empty", "list the answers, or give file and sha256")
+        return self
+
+
+def _prompt(text: str) -> str:
+    if text.count("{question}") != 1:
+        raise PydanticCustomError("text", "must hold {question} exactly once")
+    return text
+
+
+class ContractPolicy(Section):
+    """What every hospital's data must fit; checked locally before anything is sent. `image_size` is in pixels."""
+
+    prompt: Annotated[str, Field(max_length=2000), AfterValidator(_prompt)] = "{question}"
+    image_size: int = Field(ge=8, le=4096)
+    normalisation: Literal["unit", "standard"] = "unit"
+    answer: Literal["generate"] = "generate"
+    vocabulary: Vocabulary
+    tasks: tuple[Task, ...] = Field(default=("vqa", "classification"), min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct_tasks(self) -> ContractPolicy:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise contradiction("tasks", "names a task twice")
+        return self
+
+
+class CohortPolicy(Section):
+    """Who takes part. `auto` is resolved by `thresholds.resolve` from the number of hospitals.
+
+    `deadline` is the longest silence of one hospital within a round before it counts as lost.
+    """
+
+    min_nodes: int = Field(default=3, ge=1, le=1024)
+    min_survivors: NonNegative | Auto = "auto"
+    colluding: NonNegative | Auto = "auto"
+    deadline: Seconds = Field(default=Seconds(1800), ge=1)
+    setup_deadline: Seconds = Field(default=Seconds(600), ge=1)
+    epoch_rounds: int = Field(default=50, ge=1)
+
+
+class CountedCap(Section):
+    """`cap`: rows beyond it add no weight; a weight is min(rows, cap)/cap on the grid of 2^-16."""
+
+    cap: int = Field(ge=1, le=1 << 16)
+
+
+class CountedWeights(Section):
+    """Hospitals weigh by their training rows, which travel only inside the protected sum."""
+
+    counted: CountedCap
+
+
+class DeclaredWeights(Section):
+    """Hospitals weigh by sizes that stand here in public, one per hospital."""
+
+    declared: dict[Identifier, Annotated[int, Field(ge=1, le=1 << 31)]] = Field(min_length=1)
+
+
+class FedAvg(Section):
+    """The new model is the old one plus the weighted mean of the updates. Source: McMahan et al. 2017, algorithm 1."""
+
+    TAG = "name"
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+Algorithm = FedAvg
+
+
+class LocalPolicy(Section):
+    """Training inside a hospital, the same at all. `schedule: cosine` falls over the policy's rounds."""
+
+    optimizer: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(gt=0, le=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+    steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    epochs: int | None = Field(default=None, ge=1, le=10_000)
+    batch_size: int = Field(default=8, ge=1, le=65_536)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    precision: Literal["float32"] = "float32"
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> LocalPolicy:
+        if (self.steps is None) == (self.epochs is None):
+            raise contradiction("steps", "and local.epochs: exactly one of them is needed")
+        return self
+
+
+class ProtectionPolicy(Section):
+    """How updates are hidden on their way. `max_update` bounds each coordinate of an update before it is encoded."""
+
+    method: Literal["masking", "none"]
+    lanes: Auto | Literal[2, 3, 4] = "auto"
+    max_update: float = Field(gt=0, le=1024)
+
+
+class NoPrivacy(Section):
+    """No formal protection of the released model."""
+
+    TAG = "mechanism"
+
+    mechanism: Literal["none"]
+
+
+Privacy = NoPrivacy
+
+
+class EvaluationPolicy(Section):
+    """`totals`: counts of right answers ride inside the protected sum. `limit`: test questions a hospital and round."""
+
+    every: int = Field(default=1, ge=1)
+    release: Literal["totals", "none"] = "none"
+    limit: int | None = Field(default=None, ge=1)
+
+
+class LimitsPolicy(Section):
+    """What a hospital refuses; its own configuration may only tighten it. `step_norm`: L2 norm of one round's step."""
+
+    step_norm: float = Field(default=10.0, gt=0)
+    min_patients: int = Field(default=5, ge=5)
+
+
+class Policy(Section):
+    """One consortium's agreement about one run."""
+
+    version: Literal[1]
+    name: Identifier
+    rounds: int = Field(ge=1, le=100_000)
+    model: ModelPolicy
+    contract: ContractPolicy
+    cohort: CohortPolicy = CohortPolicy()
+    weights: Literal["equal"] | CountedWeights | DeclaredWeights = "equal"
+    algorithm: Algorithm = FedAvg()
+    local: LocalPolicy
+    protection: ProtectionPolicy
+    unsafe_no_protection: bool = False
+    privacy: Privacy
+    evaluation: EvaluationPolicy = EvaluationPolicy()
+    limits: LimitsPolicy = LimitsPolicy()
+
+    @model_validator(mode="after")
+    def _unprotected_by_name_only(self) -> Policy:
+        if self.protection.method == "none" and not self.unsafe_no_protection:
+            hint = "add `unsafe_no_protection: true` to send updates in clear, or use protection.method: masking"
+            raise contradiction("protection.method", "none sends every hospital's update in clear", hint)
+        if self.protection.method != "none" and self.unsafe_no_protection:
+            raise contradiction(
+                "unsafe_no_protection",
+                "is true although updates are protected",
+                "remove the line",
+            )
+        return self
