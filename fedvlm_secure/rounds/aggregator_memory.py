@@ -149,6 +149,11 @@ class AggregatorMemory(JournalRecords):
         return self._by_node(UploadBundle, "bundle/")
 
     @property
+    def uploaded(self) -> tuple[NodeId, ...]:
+        """Whose upload is complete (without reading what they uploaded)."""
+        return tuple(NodeId(key.removeprefix("bundle/")) for key in self.journal.keys("bundle/"))
+
+    @property
     def survivors(self) -> tuple[NodeId, ...]:
         """S, once it is fixed; fixed once per attempt."""
         raw = self.journal.get("survivors")

@@ -140,7 +140,7 @@ class AggregatorRound:
         """
         expected_bytes = self.check_upload(node, bundle)
         memory = self.own.memory
-        if node in memory.bundles:
+        if node in memory.uploaded:
             return
         leaves, held_bytes = [], 0
         for chunk in self.own.spool.chunks(self.ctx, node):
@@ -154,7 +154,7 @@ class AggregatorRound:
     def fix_survivors(self) -> None:
         """R2: S is every member whose upload is complete; fixed once per attempt, before it is told."""
         memory = self.own.memory
-        names = encode_names(memory.bundles)
+        names = encode_names(memory.uploaded)
         memory.commit({"survivors": names, "phase": (Phase.SIGN if self.protected else Phase.REVEAL).encode()})
 
     def survivor_bundles(self) -> dict[NodeId, UploadBundle]:

@@ -85,7 +85,7 @@ class AggregatorRun:
             "round": memory.plan.round if in_round else None,
             "attempt": memory.plan.attempt if in_round else None,
             "connected": list(self._presence.connected_nodes()),
-            "uploaded": sorted(memory.bundles) if in_round else [],
+            "uploaded": list(memory.uploaded) if in_round else [],
             "summaries": memory.summaries,
         }
 
@@ -287,7 +287,7 @@ class AggregatorRun:
 
     def _upload(self, now_s: float) -> Outbox | None:
         memory, presence = self._own.memory, self._presence
-        uploaded = set(memory.bundles)
+        uploaded = set(memory.uploaded)
         members = [node for node in memory.manifest.nodes if node not in memory.excluded]
         missing = [node for node in members if node not in uploaded]
         if any(not presence.is_lost(node, now_s) for node in missing):

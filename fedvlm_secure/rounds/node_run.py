@@ -99,6 +99,8 @@ class NodeRun:
             case Finished():
                 return self._finish(message)
             case Abort():
+                if self._own.memory.opened_epoch is not None:
+                    self._own.memory.commit({"run/aborted": b"1"})
                 return (Stop(RunAborted(message.code, message.cause, message.hint)),)
 
     def trained(self, round_number: int, update: LocalUpdate) -> tuple[NodeAction, ...]:

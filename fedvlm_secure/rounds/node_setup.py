@@ -15,7 +15,7 @@ from fedvlm_secure.secagg.pairs import KEY_BYTES, check_public_key, pair_root, p
 from fedvlm_secure.secagg.record import Record, verify
 from fedvlm_secure.types import Secret
 
-RUN_KEYS = ("run/result-ack", "run/void-ack", "run/revealed", "run/finished")
+RUN_KEYS = ("run/result-ack", "run/void-ack", "run/revealed", "run/finished", "run/aborted")
 EPOCH_KEYS = ("epoch/keys", "epoch/roots", "epoch/ready")
 
 

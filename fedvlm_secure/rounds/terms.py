@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import fedvlm_secure
+from fedvlm_secure.errors import ModelError
 from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.schema import CountedWeights, DeclaredWeights, Policy
 from fedvlm_secure.ring.lanes import lane_format
 from fedvlm_secure.ring.quantise import WEIGHT_BITS, grid_weight
-from fedvlm_secure.ring.vector import VectorFormat
+from fedvlm_secure.ring.vector import SCALAR_LIMIT, VectorFormat
 from fedvlm_secure.rounds.actions import LocalUpdate
 from fedvlm_secure.secagg.cohort import Cohort, context
 from fedvlm_secure.secagg.messages import Manifest, Plan
@@ -29,7 +30,17 @@ def scalar_names(policy: Policy) -> tuple[str, ...]:
 
 
 def scalar_values(policy: Policy, update: LocalUpdate, weight: int) -> dict[str, int]:
-    """One node's numbers for `scalar_names`, as non-negative integers."""
+    """One node's numbers for `scalar_names`, as non-negative integers.
+
+    Raises:
+        ModelError: NON_FINITE_LOSS, a loss sum that is NaN, infinite, negative or too large for its word.
+    """
+    if not 0.0 <= update.loss_sum < SCALAR_LIMIT >> LOSS_BITS:
+        raise ModelError(
+            "NON_FINITE_LOSS",
+            f"the training loss summed over {update.loss_count} rows is not a number in [0, 2^32)",
+            "lower local.learning_rate; nothing was sent",
+        )
     values = {
         "weight": weight,
         "loss_sum": round(update.loss_sum * (1 << LOSS_BITS)) * bool(weight),

@@ -1,0 +1,60 @@
+"""Attachments on disk, by tree root: sums and states that nodes download."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedvlm_secure.secagg.merkle import CHUNK_BYTES
+from fedvlm_secure.store.private_files import private_folder, write_whole
+from fedvlm_secure.types import Digest
+
+_SUFFIX = ".blob"
+
+
+class FileBlobs:
+    """`rounds.storage.Blobs` under one folder: a blob is there whole or not at all.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = private_folder(folder)
+        for draft in self._folder.glob(".*.draft"):  # left by a crash
+            draft.unlink(missing_ok=True)
+
+    def _path(self, root: Digest) -> Path:
+        return self._folder / (root.hex() + _SUFFIX)
+
+    def put(self, root: Digest, content: bytes) -> None:
+        """Store under the tree root of the content's chunks; durable when it returns.
+
+        Raises:
+            StorageError: nothing was stored.
+        """
+        write_whole(self._path(root), content)
+
+    def get(self, root: Digest) -> bytes | None:
+        """The content, or None."""
+        path = self._path(root)
+        return path.read_bytes() if path.exists() else None
+
+    def chunk(self, root: Digest, index: int) -> bytes | None:
+        """Chunk `index` (from 0) of a blob, or None past its end or without the blob; the rest is not read."""
+        try:
+            handle = os.open(self._path(root), os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            return os.pread(handle, CHUNK_BYTES, index * CHUNK_BYTES) or None
+        finally:
+            os.close(handle)
+
+    def keep_only(self, roots: Sequence[Digest]) -> None:
+        """Drop every other blob."""
+        kept = {self._path(root) for root in roots}
+        for path in self._folder.glob("*" + _SUFFIX):
+            if path not in kept:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,204 @@
+"""The journal in one SQLite file: committed means on disk, erased means overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedvlm_secure.canonical import encode
+from fedvlm_secure.errors import FedvlmError, StorageError
+from fedvlm_secure.store.lock import StateLock
+from fedvlm_secure.store.private_files import (
+    FILE_MODE,
+    disk_full,
+    private_folder,
+    read_only,
+    storage_error,
+    sync_folder,
+    write_all,
+)
+
+_APPLICATION_ID = 0x46564C4D  # "FVLM": tells a journal from any other SQLite file
+_FORMAT = 1
+_ZEROS = bytes(1 << 16)
+_PRAGMAS = (
+    # First of all, and before anything is read: what a crash left is then rolled back without the file being deleted.
+    "locking_mode=EXCLUSIVE",
+    # The rollback journal keeps its name and is overwritten after each commit that erases: DELETE and TRUNCATE would
+    # leave the erased values in free blocks, WAL would keep them in its log.
+    "journal_mode=PERSIST",
+    "synchronous=FULL",
+    "secure_delete=ON",
+    "temp_store=MEMORY",
+    "trusted_schema=OFF",
+)
+
+
+class SqliteJournal:
+    """`rounds.storage.Journal` in `folder/journal.sqlite`, for one process at a time.
+
+    One commit is one transaction and three or four fsyncs: 16 ms for 2 kB and 24 ms for 1 MiB as measured on a virtual
+    disk (ext4). The machines put all of a step into one commit, so a round costs a handful. Each row carries a SHA-256
+    over key and value, since SQLite does not notice a flipped bit inside a value.
+
+    Args:
+        folder: made 0700 if it is not there.
+
+    Raises:
+        StorageError: STATE_IN_USE, STATE_CORRUPT, STATE_FOREIGN, STATE_READ_ONLY, DISK_FULL or STORAGE_IO.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = StateLock(folder)
+        self._path = private_folder(folder) / "journal.sqlite"
+        self._rollback = self._path.with_name(self._path.name + "-journal")
+        self._one_at_a_time = threading.Lock()
+        try:
+            self._connection = self._open()
+            self._overwrite_rollback()
+        except FedvlmError:
+            self._lock.release()
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        for path in (self._path, self._rollback):
+            try:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))
+                path.chmod(FILE_MODE)
+            except OSError as error:
+                raise storage_error(path, error) from error
+        sync_folder(self._path.parent)
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            with self._errors(0):
+                for pragma in _PRAGMAS:
+                    connection.execute(f"PRAGMA {pragma}")
+                self._check_or_create(connection)
+        except FedvlmError:
+            connection.close()
+            raise
+        return connection
+
+    def _check_or_create(self, connection: sqlite3.Connection) -> None:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if (application, version, tables) == (0, 0, 0):
+            connection.executescript(
+                f"BEGIN IMMEDIATE; PRAGMA application_id={_APPLICATION_ID}; PRAGMA user_version={_FORMAT};"
+                "CREATE TABLE entry (key TEXT PRIMARY KEY, value BLOB NOT NULL, proof BLOB NOT NULL); COMMIT;"
+            )
+        elif (application, version) != (_APPLICATION_ID, _FORMAT):
+            raise StorageError(
+                "STATE_FOREIGN",
+                f"{self._path} is not a journal of format {_FORMAT}",
+                "point the service at its own state folder; do not copy states between versions",
+            )
+        elif connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise self._corrupt()
+
+    def get(self, key: str) -> bytes | None:
+        """The value last committed under `key`.
+
+        Raises:
+            StorageError: STATE_CORRUPT if it is not what was committed.
+        """
+        with self._one_at_a_time, self._errors(0):
+            row = self._connection.execute("SELECT value, proof FROM entry WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        value, proof = row
+        if not isinstance(value, bytes) or proof != _proof(key, value):
+            raise self._corrupt()
+        return value
+
+    def keys(self, prefix: str) -> list[str]:
+        """Committed keys that start with `prefix`, sorted."""
+        with self._one_at_a_time, self._errors(0):
+            rows = self._connection.execute(
+                "SELECT key FROM entry WHERE substr(key, 1, ?) = ? ORDER BY key", (len(prefix), prefix)
+            ).fetchall()
+        return sorted(str(row[0]) for row in rows)
+
+    def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+        """Write and delete in one transaction; durable, and the deleted overwritten on disk, when it returns.
+
+        Raises:
+            StorageError: nothing was written.
+        """
+        rows = [(key, bytes(value), _proof(key, value)) for key, value in puts.items()]
+        with self._one_at_a_time:
+            with self._errors(sum(len(value) for _, value, _ in rows)), self._transaction():
+                erased = self._connection.executemany(
+                    "DELETE FROM entry WHERE key = ?", [(key,) for key in (*deletes, *puts)]
+                ).rowcount
+                self._connection.executemany("INSERT INTO entry VALUES (?, ?, ?)", rows)
+            if erased > 0:
+                self._overwrite_rollback()
+
+    def close(self) -> None:
+        """Close the file and let another process have the state."""
+        with self._one_at_a_time:
+            self._connection.close()
+            self._lock.release()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _overwrite_rollback(self) -> None:
+        """Zero the rollback journal: it holds the pages as they were before values were erased.
+
+        Outside a transaction its content counts for nothing (a header of zeros is no hot journal), so that a crash at
+        any point here loses nothing; the next start overwrites again.
+        """
+        try:
+            handle = os.open(self._rollback, os.O_WRONLY)
+            try:
+                left = os.fstat(handle).st_size
+                while left > 0:
+                    write_all(handle, _ZEROS[: min(left, len(_ZEROS))])
+                    left -= len(_ZEROS)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise storage_error(self._rollback, error) from error
+
+    @contextmanager
+    def _errors(self, size_bytes: int) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "")
+            if name == "SQLITE_FULL":
+                raise disk_full(self._path, size_bytes) from error
+            if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+                raise read_only(self._path) from error
+            if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                raise self._corrupt() from error
+            raise StorageError(
+                "STORAGE_IO", f"{self._path}: {name or 'SQLite error'}", "check the disk, then restart"
+            ) from error
+
+    def _corrupt(self) -> StorageError:
+        return StorageError(
+            "STATE_CORRUPT",
+            f"{self._path} is not what was committed",
+            "restore nothing older: start with a fresh state folder, so that the next epoch takes this party in",
+        )
+
+
+def _proof(key: str, value: bytes) -> bytes:
+    return hashlib.sha256(encode(["journal", key, bytes(value)])).digest()

@@ -1,0 +1,1 @@
+"""Generated from proto/fedvlm.proto; proto/README.md has the command."""

@@ -1,0 +1,137 @@
+"""From the approved policy and this hospital's own file to its model and data. The one place that loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedvlm_secure import canonical
+from fedvlm_secure.errors import PolicyError
+from fedvlm_secure.policy.node_config import (
+    DatasetsTable,
+    JsonlSource,
+    NodeConfig,
+    PhantomSource,
+    effective_limits,
+)
+from fedvlm_secure.policy.schema import Policy
+
+if TYPE_CHECKING:
+    from fedvlm_secure.train.session import LocalTraining
+    from fedvlm_secure.vlm.data.rows import HospitalData
+
+
+def build_training(policy: Policy, config: NodeConfig) -> LocalTraining:
+    """Load the base, the data and the trainable parameters.
+
+    Raises:
+        ModelError, DataError: they do not fit the policy.
+        PolicyError: DEVICE, MICROBATCH, PHANTOM_SITE, or LIMIT_LOOSER.
+    """
+    import torch
+
+    from fedvlm_secure.train.session import LocalTraining, Tuning
+    from fedvlm_secure.train.settings import LocalSettings
+    from fedvlm_secure.vlm.adapters import LoraSettings
+    from fedvlm_secure.vlm.base import shipped_base
+    from fedvlm_secure.vlm.contract import Contract
+
+    _refuse_unused(config)
+    torch.set_num_threads(config.threads)
+    model, contract, local = policy.model, policy.contract, policy.local
+    base_dir = config.base if config.base is not None else shipped_base(_base_name(policy))
+    return LocalTraining(
+        Tuning(
+            base_dir=base_dir,
+            base_sha256=model.base.sha256,
+            strategy=model.strategy,
+            lora=LoraSettings(r=model.lora.r, alpha=model.lora.alpha, factors=model.lora.factors),
+            seed=model.seed,
+        ),
+        Contract(
+            prompt=contract.prompt,
+            image_size=contract.image_size,
+            normalisation=contract.normalisation,
+            vocabulary=contract.vocabulary.words,
+        ),
+        load_data(policy, config),
+        LocalSettings(
+            learning_rate=local.learning_rate,
+            batch_size=local.batch_size,
+            steps=local.steps,
+            epochs=local.epochs,
+            weight_decay=local.weight_decay,
+            schedule=local.schedule,
+            rounds=policy.rounds,
+        ),
+        batch_order=batch_order(policy, config),
+        split_key=canonical.digest("test-split", config.population),
+        tasks=contract.tasks,
+        min_patients=effective_limits(policy, config).min_patients,
+    )
+
+
+def load_data(policy: Policy, config: NodeConfig) -> HospitalData:
+    """This hospital's rows and pictures, whichever source its file names.
+
+    Raises:
+        DataError: they cannot be read or do not fit.
+        PolicyError: PHANTOM_SITE.
+    """
+    from fedvlm_secure.vlm.data.jsonl import load_jsonl
+    from fedvlm_secure.vlm.data.phantoms import SITES, draw_hospital
+
+    source, side, tasks = config.data, policy.contract.image_size, policy.contract.tasks
+    if isinstance(source, JsonlSource):
+        return load_jsonl(source.jsonl, image_size=side, tasks=tasks)
+    if isinstance(source, PhantomSource):
+        phantoms = source.phantoms
+        if phantoms.site not in SITES:
+            raise PolicyError(
+                "PHANTOM_SITE", f"data.phantoms.site: no site {phantoms.site!r}", f"known: {', '.join(SITES)}"
+            )
+        seed = _generator("phantoms", phantoms.seed, config.node)
+        return draw_hospital(
+            SITES[phantoms.site], patients=phantoms.patients, image_size=side, name=config.node, rng=seed
+        )
+    return _load_table(source.datasets, side, tasks)
+
+
+def _load_table(table: DatasetsTable, side: int, tasks: tuple[str, ...]) -> HospitalData:
+    from fedvlm_secure.vlm.data.sources import ColumnMapping, load_source
+
+    columns = ColumnMapping(
+        image=table.columns.image,
+        question=table.columns.question,
+        answer=table.columns.answer,
+        patient=table.columns.patient,
+        task=table.columns.task if table.columns.task is not None else table.task_kind,
+    )
+    return load_source(table.loader, table.path, part=table.split, columns=columns, image_size=side, tasks=tasks)
+
+
+def batch_order(policy: Policy, config: NodeConfig) -> Callable[[int], np.random.Generator]:
+    """Round number -> generator of that round's order of rows: the same after a restart, another at each hospital."""
+    return lambda round_number: _generator("batch-order", policy.model.seed, config.node, round_number)
+
+
+def _generator(label: str, *values: object) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(int.from_bytes(canonical.digest(label, *values), "big")))
+
+
+def _base_name(policy: Policy) -> str:
+    if policy.model.base.name is None:
+        raise PolicyError(
+            "BASE_PATH", "the policy names a base by path; node.yaml does not say where it lies here", "set base: DIR"
+        )
+    return policy.model.base.name
+
+
+def _refuse_unused(config: NodeConfig) -> None:
+    """What this version would silently not do is refused."""
+    if config.device not in ("auto", "cpu"):
+        raise PolicyError("DEVICE", f"device: {config.device}; this version trains on the CPU", "use device: cpu")
+    if config.microbatch is not None:
+        raise PolicyError("MICROBATCH", "microbatch is not used without differential privacy", "remove the line")
