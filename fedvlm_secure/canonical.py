@@ -42,7 +42,8 @@ def _encode(value: object, out: bytearray, depth: int) -> None:
         case bool():
             out += b"t" if value else b"f"
         case bytes() | bytearray() | memoryview():
-            out += b"b" + struct.pack(">Q", len(value)) + bytes(value)
+            raw = bytes(value)  # a memoryview's len counts items, not bytes
+            out += b"b" + struct.pack(">Q", len(raw)) + raw
         case str():
             raw = value.encode("utf-8")
             out += b"s" + struct.pack(">Q", len(raw)) + raw

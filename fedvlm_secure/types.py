@@ -1,4 +1,4 @@
-"""Names for what travels: node ids, digests, secrets, and the two things protocol code may not own: entropy and time."""
+"""Names for what travels: node ids, digests, secrets, entropy and time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def node_id(text: str) -> NodeId:
         ValueError: `text` does not match `^[a-z0-9-]{1,64}$` (no path, control or markup character can pass).
     """
     if not isinstance(text, str) or _NODE_ID.fullmatch(text) is None:
-        raise ValueError(f"node id must match ^[a-z0-9-]{{1,64}}$, got {text[:80]!r}")
+        raise ValueError(f"node id must match ^[a-z0-9-]{{1,64}}$, got {str(text)[:80]!r}")
     return NodeId(text)
 
 

@@ -63,6 +63,7 @@ def build_training(policy: Policy, config: NodeConfig) -> LocalTraining:
             steps=local.steps,
             epochs=local.epochs,
             weight_decay=local.weight_decay,
+            augment=local.augment,
             schedule=local.schedule,
             rounds=policy.rounds,
         ),

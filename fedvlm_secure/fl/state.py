@@ -59,12 +59,17 @@ class ServerState:
             ValueError: not the encoding of a state.
         """
         values = canonical.decode(raw)
-        if not isinstance(values, dict) or set(values) != {"model", "slots", "numbers"}:
+        shaped = isinstance(values, dict) and set(values) == {"model", "slots", "numbers"}
+        if not shaped or not isinstance(values["slots"], dict) or not isinstance(values["numbers"], dict):
             raise ValueError("not a server state")
+        if not all(isinstance(raw_array, bytes) for raw_array in (values["model"], *values["slots"].values())):
+            raise ValueError("a server state's arrays are bytes")
+        if not all(isinstance(number, float) for number in values["numbers"].values()):
+            raise ValueError("a server state's numbers are float64")
         return ServerState(
             model=np.frombuffer(values["model"], dtype="<f4").astype(np.float32),
             slots={name: np.frombuffer(slot, dtype="<f8").astype(np.float64) for name, slot in values["slots"].items()},
-            numbers={name: float(number) for name, number in values["numbers"].items()},
+            numbers=values["numbers"],
         )
 
 

@@ -186,7 +186,10 @@ Algorithm = FedAvg
 
 
 class LocalPolicy(Section):
-    """Training inside a hospital, the same at all. `schedule: cosine` falls over the policy's rounds."""
+    """Training inside a hospital, the same at all.
+
+    `schedule: cosine` falls over the policy's rounds; `augment: shift` moves each training picture by up to two pixels.
+    """
 
     optimizer: Literal["adamw"] = "adamw"
     learning_rate: float = Field(gt=0, le=1)
@@ -195,6 +198,7 @@ class LocalPolicy(Section):
     epochs: int | None = Field(default=None, ge=1, le=10_000)
     batch_size: int = Field(default=8, ge=1, le=65_536)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
+    augment: Literal["none", "shift"] = "none"
     precision: Literal["float32"] = "float32"
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedvlm_secure.canonical import digest
+from fedvlm_secure.secagg.cohort import Cohort
 from fedvlm_secure.types import Digest, NodeId, Secret
 
 SELF_SEED_ID = 0
@@ -22,6 +23,11 @@ def self_commitment(ctx: Digest, node: NodeId, self_seed: Secret) -> Digest:
 def pair_commitment(ctx: Digest, one: NodeId, other: NodeId, seed: Secret) -> Digest:
     """H(ctx, min, max, p_uv): no dealer in it, so both ends must write the same."""
     return digest("pair-seed", ctx, min(one, other), max(one, other), seed.reveal())
+
+
+def pair_secret_id(cohort: Cohort, dealer: NodeId, peer: NodeId) -> int:
+    """Which of the dealer's secrets is its pair seed with `peer`."""
+    return 1 + cohort.peers(dealer).index(peer)
 
 
 def share_leaf(ctx: Digest, dealer: NodeId, holder: NodeId, secret_id: int, share: bytes) -> Digest:

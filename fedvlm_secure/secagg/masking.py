@@ -2,8 +2,8 @@
 
 y_u = x_u + G(b_u) + sum_{v>u} G(p_uv) - sum_{v<u} G(p_uv)  (mod 2^64 per word)
 
-Source: Bonawitz et al. 2017, figure 4 (rounds 1 and 2), on the complete graph; Ma et al. 2023 (Flamingo), section 4, for
-pair secrets that live longer than a round.
+Source: Bonawitz et al. 2017, figure 4 (rounds 1 and 2), on the complete graph; Ma et al. 2023 (Flamingo), section 4,
+for pair secrets that live longer than a round.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from fedvlm_secure.errors import PeerViolation
 from fedvlm_secure.types import Digest, NodeId, Secret
 
 KEY_BYTES = 32
+_FIELD_PRIME = 2**255 - 19
 
 
 def _derive(key: Secret, label: str, *context: object) -> Secret:
@@ -23,9 +24,11 @@ def check_public_key(public: bytes) -> X25519PublicKey:
     """Parse a peer's X25519 key.
 
     Raises:
-        PeerViolation: WEAK_KEY, wrong length or a point of low order (the shared value would be known to all).
+        PeerViolation: WEAK_KEY, wrong length, a point of low order (the shared value would be known to all), or a
+            second spelling of a key: RFC 7748 ignores the top bit and reduces modulo p, so that an echo of somebody's
+            key would pass as another one.
     """
-    if len(public) == KEY_BYTES:
+    if len(public) == KEY_BYTES and int.from_bytes(public, "little") < _FIELD_PRIME:
         try:
             key = X25519PublicKey.from_public_bytes(public)
             # RFC 7748 section 6.1: a low-order point gives all zeros under every private key; the library refuses it.
@@ -33,7 +36,9 @@ def check_public_key(public: bytes) -> X25519PublicKey:
             return key
         except ValueError:
             pass
-    raise PeerViolation("WEAK_KEY", "an X25519 key is of the wrong length or of low order", "the peer lies; leave")
+    raise PeerViolation(
+        "WEAK_KEY", "an X25519 key is of the wrong length or form, or of low order", "the peer lies; leave"
+    )
 
 
 def pair_root(private: Secret, peer_public: bytes, roster_hash: Digest) -> Secret:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types as pytypes
 import typing
 from collections.abc import Mapping
@@ -41,6 +42,9 @@ def _check(value: object, expected: Any, where: str) -> None:
     elif expected is int:
         if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
             raise ValueError(f"{where} is a 64-bit integer")
+    elif expected is float:
+        if not isinstance(value, float) or math.isnan(value):  # NaN has no encoding: it could not be hashed
+            raise ValueError(f"{where} is a number")
     elif expected is str:
         if not isinstance(value, str) or len(value.encode()) > MAX_TEXT_BYTES:
             raise ValueError(f"{where} is text of at most {MAX_TEXT_BYTES} bytes")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from fedvlm_secure.errors import PeerViolation
 from fedvlm_secure.secagg.cohort import Cohort
-from fedvlm_secure.secagg.commitments import SELF_SEED_ID, holder_digest, pair_commitment
+from fedvlm_secure.secagg.commitments import SELF_SEED_ID, holder_digest, pair_commitment, pair_secret_id
+from fedvlm_secure.secagg.headers import Identities, check_header
 from fedvlm_secure.secagg.masking import AttemptKeys, AttemptSeeds, deal, leaves_for
 from fedvlm_secure.secagg.merkle import path_holds
 from fedvlm_secure.secagg.messages import (
@@ -15,14 +16,12 @@ from fedvlm_secure.secagg.messages import (
     Reveal,
     RevealRequest,
     SurvivorSet,
-    SurvivorSignature,
     UploadHeader,
 )
 from fedvlm_secure.secagg.record import Signer, verify
 from fedvlm_secure.secagg.sealing import open_sealed
 from fedvlm_secure.types import Digest, NodeId, Secret
 
-Identities = Mapping[NodeId, bytes]
 OpenedShares = dict[NodeId, tuple[Secret, ...]]
 """Per dealer in S this holder's shares, in order of the secret ids."""
 
@@ -37,30 +36,6 @@ class RefusedSurvivors(PeerViolation):
     def __init__(self, code: str, cause: str, nodes: Iterable[NodeId], hint: str = "") -> None:
         super().__init__(code, cause, hint)
         self.nodes = tuple(sorted(nodes))
-
-
-def pair_secret_id(cohort: Cohort, dealer: NodeId, peer: NodeId) -> int:
-    """Which of the dealer's secrets is its pair seed with `peer`."""
-    return 1 + cohort.peers(dealer).index(peer)
-
-
-def check_header(header: UploadHeader, *, ctx: Digest, cohort: Cohort, words: int, identities: Identities) -> None:
-    """A header of this attempt, of the right shape, signed by the member it names.
-
-    Raises:
-        PeerViolation: BAD_HEADER or BAD_SIGNATURE.
-    """
-    peers = len(cohort.nodes) - 1
-    fits = (
-        header.node in cohort.index
-        and header.ctx == ctx
-        and header.words == words
-        and len(header.pair_commitments) == peers
-        and len(header.sealed_hashes) == peers
-    )
-    if not fits:
-        raise PeerViolation("BAD_HEADER", f"the upload header of {header.node} does not fit this attempt", "")
-    verify(header, identities[header.node])
 
 
 def check_survivor_set(

@@ -16,11 +16,11 @@ from fedvlm_secure.secagg.commitments import (
     SELF_SEED_ID,
     holder_digest,
     pair_commitment,
+    pair_secret_id,
     self_commitment,
     share_leaf,
 )
 from fedvlm_secure.secagg.messages import Reveal, UploadBundle
-from fedvlm_secure.secagg.survivors import pair_secret_id
 from fedvlm_secure.types import Digest, NodeId, Secret, Words
 
 

@@ -103,6 +103,7 @@ def test_the_hash_is_that_of_the_documented_bytes(policy_file: PolicyFile) -> No
             "epochs": None,
             "batch_size": 8,
             "weight_decay": 0.0,
+            "augment": "none",
             "precision": "float32",
         },
         "protection": {"method": "masking", "lanes": "auto", "max_update": 0.25},
