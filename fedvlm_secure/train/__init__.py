@@ -1,0 +1,1 @@
+"""Local training at one hospital. Importing this package imports no torch."""

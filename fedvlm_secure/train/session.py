@@ -1,0 +1,161 @@
+"""One hospital's model and data, ready to train and to be scored round after round."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedvlm_secure import canonical
+from fedvlm_secure.layout import UpdateLayout
+from fedvlm_secure.train.plain import train_plain
+from fedvlm_secure.train.settings import LocalSettings, LocalUpdate
+from fedvlm_secure.types import Float32Vector
+from fedvlm_secure.vlm.adapters import LoraSettings, Strategy, TunedModel
+from fedvlm_secure.vlm.base import load_base
+from fedvlm_secure.vlm.contract import Contract, check_vocabulary
+from fedvlm_secure.vlm.data.rows import SCORED_TASKS, HospitalData, Pictures, Row
+from fedvlm_secure.vlm.data.splitting import require_patients, split_rows
+from fedvlm_secure.vlm.export import export_adapter
+from fedvlm_secure.vlm.tasks.answers import answer_questions
+from fedvlm_secure.vlm.tasks.patches import picture_patches
+from fedvlm_secure.vlm.tasks.prompts import PromptCodec
+from fedvlm_secure.vlm.tasks.scores import Evaluation, score_answers
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the policy says about the model.
+
+    Args:
+        base_dir: this hospital's copy of the base.
+        base_sha256: the pinned fingerprint, or None in a study.
+        strategy: what trains.
+        lora: rank, scale, factors.
+        seed: gives the common start.
+    """
+
+    base_dir: Path
+    base_sha256: str | None
+    strategy: Strategy
+    lora: LoraSettings
+    seed: int
+
+
+class LocalTraining:
+    """Model and data of one hospital.
+
+    Args:
+        tuning: base, strategy and seed.
+        contract: what the data must fit.
+        data: all rows of the hospital; split here.
+        settings: local optimizer.
+        batch_order: round number -> generator of that round's batch order, made by the caller from seed and label.
+        split_key: key of the patient hash, used where rows carry no split.
+        tasks: kinds that train and are scored; rows of other kinds are left out.
+        min_patients: on the train side.
+
+    Raises:
+        DataError: rows, split, vocabulary or number of patients do not fit.
+        ModelError: base or strategy do not fit.
+    """
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        contract: Contract,
+        data: HospitalData,
+        settings: LocalSettings,
+        *,
+        batch_order: Callable[[int], np.random.Generator],
+        split_key: bytes,
+        tasks: Sequence[str] = SCORED_TASKS,
+        min_patients: int = 1,
+    ) -> None:
+        kept = [row for row in data.rows if row.task in frozenset(tasks)]
+        split = split_rows(kept, key=split_key)
+        self.patients = require_patients(split.train, minimum=min_patients)
+        check_vocabulary(contract, split.train)
+        self.train_rows, self.test_rows = split.train, split.test
+        self._contract, self._pictures, self._settings = contract, data.pictures, settings
+        self._batch_order = batch_order
+        base = load_base(tuning.base_dir, sha256=tuning.base_sha256)
+        self.tuned = TunedModel(base, strategy=tuning.strategy, lora=tuning.lora, seed=tuning.seed)
+        self._codec = PromptCodec(base, contract)
+
+    @property
+    def layout(self) -> UpdateLayout:
+        """Names and shapes of the flat vector [d]."""
+        return self.tuned.layout
+
+    @property
+    def base_fingerprint(self) -> str:
+        """64 hexadecimal digits, see `vlm.base`."""
+        return self.tuned.base.fingerprint
+
+    def train(self, round_number: int, difference: Float32Vector) -> LocalUpdate:
+        """Train one round (1..rounds) from the global state; see `train_plain`."""
+        return train_plain(
+            self.tuned,
+            self._codec,
+            self._contract,
+            self.train_rows,
+            self._pictures,
+            self._settings,
+            round_number=round_number,
+            difference=difference,
+            rng=self._batch_order(round_number),
+        )
+
+    def evaluate(self, difference: Float32Vector, limit: int | None = None) -> Evaluation:
+        """Score the test rows at a global state.
+
+        Args:
+            difference: float32 [d].
+            limit: at most so many questions, the same ones in every round; None asks all.
+        """
+        self.tuned.load_difference(difference)
+        return score_rows(self.tuned, self._codec, self._contract, sampled(self.test_rows, limit), self._pictures)
+
+    def export(self, difference: Float32Vector, out_dir: Path) -> tuple[Path, ...]:
+        """Write the tuned adapter at a global state; see `vlm.export`."""
+        self.tuned.load_difference(difference)
+        return export_adapter(self.tuned, out_dir)
+
+
+def score_rows(
+    tuned: TunedModel, codec: PromptCodec, contract: Contract, rows: Sequence[Row], pictures: Pictures
+) -> Evaluation:
+    """Generate and score answers at the model's present state.
+
+    Args:
+        rows: questions to ask; allowed answers are a row's choices, else the contract's vocabulary.
+        pictures: uint8 [n, side, side, 3] that the rows point into.
+    """
+    if not rows:
+        return Evaluation({}, {})
+    patches = picture_patches(
+        pictures[[row.picture for row in rows]],
+        patch=tuned.model.config.patch_size,
+        normalisation=contract.normalisation,
+    )
+    answers = answer_questions(
+        tuned.model,
+        codec,
+        [row.question for row in rows],
+        patches,
+        [row.choices or contract.vocabulary for row in rows],
+    )
+    return score_answers(rows, answers)
+
+
+def sampled(rows: Sequence[Row], limit: int | None) -> tuple[Row, ...]:
+    """A fixed subset that does not depend on the order of other rows: the `limit` smallest hashes of row numbers."""
+    if limit is None or limit >= len(rows):
+        return tuple(rows)
+    marks = {number: hashlib.sha256(canonical.encode(["test-subset", number])).digest() for number in range(len(rows))}
+    chosen = sorted(sorted(marks, key=lambda number: marks[number])[:limit])
+    return tuple(rows[number] for number in chosen)

@@ -1,0 +1,1 @@
+"""Vision-language models: parts, base, adapters, data and tasks. Importing this package imports no torch."""

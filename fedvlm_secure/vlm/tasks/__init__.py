@@ -1,0 +1,1 @@
+"""From a row to model inputs, and from generated text to a score."""
