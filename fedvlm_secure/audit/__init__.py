@@ -1,0 +1,1 @@
+"""What a run leaves for its readers: a summary as JSON and as one self-contained page."""
