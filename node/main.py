@@ -174,6 +174,25 @@ def serve(
     raise typer.Exit(serve_rounds(config, as_json, clock=SystemClock(), entropy=SystemEntropy()))
 
 
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", help="New folder for the adapter.")],
+    state: State = DEFAULT_STATE,
+    base: Annotated[Path | None, typer.Option("--base", help="This hospital's copy of the base model.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the tuned adapter of the last run: a PEFT directory and connector.safetensors. Stop the service first."""
+    open_keystore(state)
+    from node.export import export_run
+
+    files = [str(path) for path in export_run(state, out, base=base)]
+    if as_json:
+        console.emit_json({"files": files})
+        return
+    for name in files:
+        console.say(name)
+
+
 def _checked_id(text: str) -> NodeId:
     try:
         return node_id(text)

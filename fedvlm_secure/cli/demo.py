@@ -52,7 +52,10 @@ class DemoOptions:
 @app.command()
 def demo(
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="Policy file; policies/fedavg.yaml without it.")
+        Path | None,
+        typer.Option(
+            "--policy", help="Policy file; without it policies/fedavg.yaml, or with --data policies/fedavg_images.yaml."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -89,12 +92,12 @@ def run_demo(options: DemoOptions) -> dict[str, object]:
         FedvlmError: of what failed; every process has ended then.
     """
     from fedvlm_secure.cli.consortium import Consortium
-    from fedvlm_secure.cli.demo_policy import demo_policy, shipped_policy
+    from fedvlm_secure.cli.demo_policy import default_policy, demo_policy
     from fedvlm_secure.cli.demo_result import write_result
 
     start_s = time.monotonic()
     hospitals = _hospitals(options)
-    source = options.policy if options.policy is not None else shipped_policy()
+    source = options.policy if options.policy is not None else default_policy(own_data=options.data is not None)
     _make_out(options.out)
     with _ending_on_signals():
         agreed = demo_policy(

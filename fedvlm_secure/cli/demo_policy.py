@@ -17,7 +17,8 @@ from fedvlm_secure.policy.loading import load_policy
 from fedvlm_secure.policy.private_file import write_public
 from fedvlm_secure.policy.schema import Policy
 
-DEFAULT_POLICY = "fedavg.yaml"
+PHANTOM_POLICY = "fedavg.yaml"
+IMAGE_POLICY = "fedavg_images.yaml"
 VOCABULARY_FILE = "answers.txt"
 DERIVED = "-derived"
 _NAME_CHARACTERS = 64
@@ -33,12 +34,13 @@ class DemoPolicy:
     changed: tuple[str, ...]
 
 
-def shipped_policy(name: str = DEFAULT_POLICY) -> Path:
-    """A policy that comes with the package: beside it in a clone.
+def default_policy(*, own_data: bool) -> Path:
+    """The shipped policy that serves where none is named: one for phantoms, one for real pictures.
 
     Raises:
         PolicyError: POLICY_MISSING.
     """
+    name = IMAGE_POLICY if own_data else PHANTOM_POLICY
     path = Path(fedvlm_secure.__file__).resolve().parents[1] / "policies" / name
     if not path.is_file():
         raise PolicyError("POLICY_MISSING", f"no policies/{name} beside the package", "name a file with --policy")

@@ -87,11 +87,12 @@ class _Asked:
 
 def _prepare(asked: _Asked) -> tuple[Policy, dict[NodeId, TrainedWork], list[Drop]]:
     """The policy with the options in it, every hospital's model and data, the script of drop-outs."""
-    from fedvlm_secure.cli.demo_policy import demo_policy, shipped_policy
+    from fedvlm_secure.cli.demo_policy import default_policy, demo_policy
     from fedvlm_secure.simulate.dropouts import parse_drop
 
     hospitals = _hospitals(asked)
-    source = asked.policy if asked.policy is not None else shipped_policy()
+    own_data = asked.data != PHANTOMS
+    source = asked.policy if asked.policy is not None else default_policy(own_data=own_data)
     with tempfile.TemporaryDirectory(prefix="fedvlm-simulate-") as name:
         folder = Path(name)
         policy = demo_policy(
@@ -101,7 +102,7 @@ def _prepare(asked: _Asked) -> tuple[Policy, dict[NodeId, TrainedWork], list[Dro
             rounds=asked.rounds,
             seed=None,
             base=asked.base,
-            own_data=asked.data != PHANTOMS,
+            own_data=own_data,
         ).policy
         drops = [parse_drop(text, [hospital.node for hospital in hospitals], policy.rounds) for text in asked.drops]
         return policy, _works(policy, hospitals, asked.base, folder), drops

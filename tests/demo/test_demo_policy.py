@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedvlm_secure.cli.demo_policy import DemoPolicy, demo_policy, shipped_policy
+from fedvlm_secure.cli.demo_policy import DemoPolicy, default_policy, demo_policy
 from fedvlm_secure.cli.hospitals import folder_hospitals, phantom_hospitals
 from fedvlm_secure.errors import ModelError
 from fedvlm_secure.policy.hashing import policy_hash
@@ -19,21 +19,23 @@ from tests.demo.test_hospitals import write_hospital
 
 def derived(out: Path, *, rounds: int | None = None, seed: int | None = None, base: Path | None = None) -> DemoPolicy:
     hospitals = phantom_hospitals(3, 1)
-    return demo_policy(shipped_policy(), out, hospitals, rounds=rounds, seed=seed, base=base, own_data=False)
+    return demo_policy(
+        default_policy(own_data=False), out, hospitals, rounds=rounds, seed=seed, base=base, own_data=False
+    )
 
 
 def test_without_options_the_given_file_itself_is_approved(tmp_path: Path) -> None:
-    assert derived(tmp_path).path == shipped_policy()
+    assert derived(tmp_path).path == default_policy(own_data=False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_option_that_repeats_the_policy_changes_nothing(tmp_path: Path) -> None:
-    policy = load_policy(shipped_policy())
-    assert derived(tmp_path, rounds=policy.rounds, seed=policy.model.seed).path == shipped_policy()
+    policy = load_policy(default_policy(own_data=False))
+    assert derived(tmp_path, rounds=policy.rounds, seed=policy.model.seed).path == default_policy(own_data=False)
 
 
-def test_shipped_policy_pins_the_shipped_base() -> None:
-    base = load_policy(shipped_policy()).model.base
+def test_default_policy_pins_the_shipped_base() -> None:
+    base = load_policy(default_policy(own_data=False)).model.base
     assert base.name is not None
     assert base.sha256 == fingerprint(shipped_base(base.name))
 
@@ -42,7 +44,7 @@ def test_rounds_and_seed_go_into_the_file_and_change_its_hash(tmp_path: Path) ->
     made = derived(tmp_path, rounds=2, seed=99)
     read = load_policy(tmp_path / "policy.yaml")
     assert (read.rounds, read.model.seed, made.changed) == (2, 99, ("rounds", "model.seed"))
-    assert policy_hash(read) == policy_hash(made.policy) != policy_hash(load_policy(shipped_policy()))
+    assert policy_hash(read) == policy_hash(made.policy) != policy_hash(load_policy(default_policy(own_data=False)))
     assert "Derived from" in (tmp_path / "policy.yaml").read_text(encoding="utf-8").splitlines()[0]
 
 
@@ -51,7 +53,15 @@ def test_own_data_bring_their_vocabulary_in_a_file_that_the_policy_pins(tmp_path
         write_hospital(tmp_path, f"{name}.jsonl", [{"question": "What?", "answer": f"naïve {name}"}])
     out = tmp_path / "out"
     out.mkdir()
-    demo_policy(shipped_policy(), out, folder_hospitals(tmp_path), rounds=None, seed=None, base=None, own_data=True)
+    demo_policy(
+        default_policy(own_data=False),
+        out,
+        folder_hospitals(tmp_path),
+        rounds=None,
+        seed=None,
+        base=None,
+        own_data=True,
+    )
     assert load_policy(out / "policy.yaml").contract.vocabulary.words == ("naïve a", "naïve b", "naïve c")
     (out / "answers.txt").write_text("something else\n", encoding="utf-8")
     with pytest.raises(Exception, match="VOCABULARY_MISMATCH"):

@@ -26,13 +26,13 @@ from tests.demo.test_children import alive
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, str]:
     """The JSON line of one quick demo, its folder, and all it printed."""
-    from fedvlm_secure.cli.demo_policy import shipped_policy
+    from fedvlm_secure.cli.demo_policy import default_policy
     from fedvlm_secure.policy.derive import derive
 
     folder = tmp_path_factory.mktemp("demo")
     policy, out = folder / "quick.yaml", folder / "out"
     changes = {"name": "quick", "rounds": 5, "local.steps": 3, "local.batch_size": 8, "evaluation.limit": 20}
-    derive(shipped_policy(), changes, policy)
+    derive(default_policy(own_data=False), changes, policy)
     arguments = ["demo", "--policy", str(policy), "--rounds", "2", "--out", str(out), "--json", "--keep"]
     done = subprocess.run(
         [sys.executable, "-m", "fedvlm_secure.cli.main", *arguments],

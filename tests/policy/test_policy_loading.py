@@ -18,7 +18,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "policies").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_policy_loads_and_stays_short(path: Path) -> None:
+def test_every_default_policy_loads_and_stays_short(path: Path) -> None:
     policy = load_policy(path)
     assert policy.name == path.stem.replace("_", "-")
     assert len(path.read_text(encoding="utf-8").splitlines()) < 40
