@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint format proto chest-comparison clean
+.PHONY: demo test lint format proto error-reference chest-comparison clean
 
 .stamps/venv:
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,9 @@ proto: .stamps/dev
 # Federated against local-only, pooled and majority on three real institutions; DATA and PUBLIC name the packs.
 chest-comparison: .stamps/node
 	$(BIN)/python benchmarks/chest_comparison.py $(ARGS)
+
+error-reference: .stamps/dev
+	$(BIN)/python -m tools.error_reference
 
 clean:
 	rm -rf $(VENV) .stamps
