@@ -57,6 +57,7 @@ class Ledger:
     """
 
     def __init__(self, paths: LedgerPaths, wall_s: WallClock) -> None:
+        self.paths = paths
         self._file = LedgerFile(paths, wall_s)
         with self._file.current():
             pass

@@ -167,6 +167,7 @@ def append_entries(path: Path, entries: list[Entry]) -> None:
 def _open(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY_S)) as connection:
+            connection.text_factory = bytes  # so that an edited value is judged by us, not by a decoder
             # EXTRA also syncs the folder after the rollback journal is deleted: committed means committed.
             for pragma in ("journal_mode=DELETE", "synchronous=EXTRA", "temp_store=MEMORY", "trusted_schema=OFF"):
                 connection.execute(f"PRAGMA {pragma}")

@@ -148,11 +148,14 @@ def create_ledger_file(paths: LedgerPaths, entropy: Entropy, wall_s: WallClock) 
     key = Secret(entropy.bytes(_KEY_BYTES))
     with exclusive(paths):
         write_private(paths.key, key.reveal(), fresh=True)
-        start_chain(paths, key, entropy, wall_s)
+        first = start_chain(paths, entropy, wall_s)
+        book = Book()
+        book.apply(first.body)
+        write_anchor(paths.anchor, anchor_of(book, first.sequence, first.digest), key)
 
 
-def start_chain(paths: LedgerPaths, key: Secret, entropy: Entropy, wall_s: WallClock) -> None:
-    """An empty ledger with its first entry and anchor, under an existing key; the lock is held.
+def start_chain(paths: LedgerPaths, entropy: Entropy, wall_s: WallClock) -> Entry:
+    """An empty ledger with its first entry, no anchor yet; the lock is held.
 
     Raises:
         StorageError: LEDGER_EXISTS, or an I/O error.
@@ -160,9 +163,7 @@ def start_chain(paths: LedgerPaths, key: Secret, entropy: Entropy, wall_s: WallC
     create_chain(paths.ledger)
     opened = Entry(1, GENESIS, wall_s(), Opened(entropy.bytes(16)))
     append_entries(paths.ledger, [opened])
-    book = Book()
-    book.apply(opened.body)
-    write_anchor(paths.anchor, anchor_of(book, 1, opened.digest), key)
+    return opened
 
 
 def read_key(paths: LedgerPaths) -> Secret:

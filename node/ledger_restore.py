@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fedvlm_secure.dp.events import NonPrivate
 from fedvlm_secure.errors import StorageError
 from fedvlm_secure.types import Digest, Entropy, Secret
 from node.ledger_anchor import Anchor, anchor_of, read_anchor, write_anchor
-from node.ledger_book import Book, Tally, tally, untally
+from node.ledger_book import Book, Tally, has_unprotected, tally, untally
 from node.ledger_chain import LedgerPaths, append_entries, exclusive, read_chain, tampered
 from node.ledger_entries import GENESIS, Entry, Floor, Restored
 from node.ledger_file import LedgerHead, WallClock, read_key, start_chain
@@ -68,7 +69,7 @@ def restore(paths: LedgerPaths, witnesses: Sequence[Witness], entropy: Entropy, 
                 "collect the audit records of the other hospitals first",
             )
         if not paths.ledger.exists():
-            start_chain(paths, key, entropy, wall_s)
+            start_chain(paths, entropy, wall_s)  # the anchor stays what it is until the floors are written
         copy = _read_copy(paths)
         floors = _floors(copy, witnesses, charge_reserved=anchor is None)
         sequence = max(copy.sequence, *(witness.head.sequence for witness in witnesses)) + 1
@@ -99,22 +100,37 @@ def _read_copy(paths: LedgerPaths) -> _Copy:
 
 
 def _floors(copy: _Copy, witnesses: Sequence[Witness], *, charge_reserved: bool) -> tuple[Floor, ...]:
-    merged: dict[str, Floor] = {}
-    charged: dict[str, Tally] = {}
+    """Per population: the larger of the copy's and its own history's counts, plus those of another history."""
+    known: dict[str, Floor] = {}
+    same: dict[str, Tally] = {}
+    other: dict[str, Tally] = {}
     for name, population in copy.book.populations.items():
         if population.merged_into is None:
-            own = population.spent + (copy.book.reserved(name) if charge_reserved else Counter())
-            charged[name] = own
-            merged[name] = Floor(name, population.delta, population.epsilon_limit, untally(own), population.unprotected)
+            same[name] = population.spent + (copy.book.reserved(name) if charge_reserved else Counter())
+            known[name] = Floor(
+                name, population.delta, population.epsilon_limit, untally(same[name]), population.unprotected
+            )
     for witness in witnesses:
-        forked = witness.head.sequence <= copy.sequence and (
-            copy.digests.get(witness.head.sequence) != witness.head.digest
-        )
+        history = other if _is_forked(copy, witness.head) else same
         for floor in witness.floors:
-            name, seen = floor.population, tally(floor.event)
-            known = charged.get(name, Counter())
-            charged[name] = known + seen if forked else known | seen
-            unprotected = floor.unprotected or (name in merged and merged[name].unprotected)
-            base = merged.get(name, floor)
-            merged[name] = Floor(name, base.delta, base.epsilon_limit, untally(charged[name]), unprotected)
-    return tuple(merged[name] for name in sorted(merged))
+            name = _open_name(copy.book, floor.population)
+            seen, unprotected = tally(floor.event), floor.unprotected or has_unprotected(floor.event)
+            del seen[NonPrivate()]  # no epsilon holds it: it is a mark, not a charge
+            history[name] = history.get(name, Counter()) | seen
+            base = known.get(name, floor)
+            known[name] = replace(base, unprotected=base.unprotected or unprotected)
+    return tuple(
+        replace(floor, population=name, event=untally(same.get(name, Counter()) + other.get(name, Counter())))
+        for name, floor in sorted(known.items())
+    )
+
+
+def _is_forked(copy: _Copy, head: LedgerHead) -> bool:
+    return head.sequence <= copy.sequence and copy.digests.get(head.sequence) != head.digest
+
+
+def _open_name(book: Book, name: str) -> str:
+    """The population that answers for this name now."""
+    while (population := book.populations.get(name)) is not None and population.merged_into is not None:
+        name = population.merged_into
+    return name
