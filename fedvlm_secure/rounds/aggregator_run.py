@@ -50,6 +50,7 @@ class AggregatorRun:
         self._round = AggregatorRound(own)
         self._presence = Presence(float(own.policy.cohort.deadline), own.identities, now_s)
         self._started_s = now_s
+        self._phase_s = now_s  # when the present phase began
         self._certified_s: float | None = None
         self._greeted: dict[NodeId, Hello] = {}
         self._closed: dict[NodeId, int] = {}  # last round each greeted node is known to have closed
@@ -252,6 +253,7 @@ class AggregatorRun:
                 told = self._abort(error.code, error.cause, error.hint)
             if told is None:
                 break
+            self._phase_s = now_s
             out += told
         return tuple(out)
 
@@ -267,23 +269,28 @@ class AggregatorRun:
         return self._broadcast()
 
     def _keys(self, now_s: float) -> Outbox | None:
-        return self._broadcast() if self._setup.relay_keys() else self._check_setup(now_s)
+        if self._setup.relay_keys():
+            return self._broadcast()
+        return self._check_setup(now_s, self._own.memory.adverts)
 
     def _agree(self, now_s: float) -> Outbox | None:
         if not self._setup.agree():
-            return self._check_setup(now_s)
+            return self._check_setup(now_s, self._own.memory.epoch_acks)
         ready = self._own.memory.ready
         self._round.open_round()
         told = tuple(ToNode(node, ready) for node in sorted(self._greeted) if ready is not None)
         return (*told, *self._broadcast())
 
-    def _check_setup(self, now_s: float) -> Outbox | None:
-        """n equal acknowledgements or nothing: a member that stays away ends the set-up."""
-        limit_s = self._own.policy.cohort.setup_deadline
-        silent = [n for n in self._own.memory.manifest.nodes if self._presence.silence_s(n, now_s) >= limit_s]
-        if not silent:
+    def _check_setup(self, now_s: float, answered: Iterable[NodeId]) -> Outbox | None:
+        """n equal answers or nothing: a member that stays away, or refuses, ends the set-up."""
+        if now_s - self._phase_s < self._own.policy.cohort.setup_deadline:
             return None
-        return self._abort("SETUP_INCOMPLETE", f"{', '.join(silent)} left during set-up", "start a new run")
+        missing = sorted(set(self._own.memory.manifest.nodes) - set(answered))
+        return self._abort(
+            "SETUP_INCOMPLETE",
+            f"{', '.join(missing)} did not complete the set-up",
+            "look at these hospitals' logs: they left, or refused what they were shown; then start a new run",
+        )
 
     def _upload(self, now_s: float) -> Outbox | None:
         memory, presence = self._own.memory, self._presence
@@ -322,13 +329,17 @@ class AggregatorRun:
             if node not in answered and not self._presence.is_lost(node, now_s)
         }
 
+    def _hoped_for(self, nodes: Iterable[NodeId], now_s: float) -> set[NodeId]:
+        """Who may still answer in this phase: heard of within the deadline, which starts anew with each phase."""
+        limit_s = self._own.policy.cohort.deadline
+        in_phase_s = now_s - self._phase_s
+        return {node for node in nodes if min(self._presence.silence_s(node, now_s), in_phase_s) < limit_s}
+
     def _reveal(self, now_s: float) -> Outbox | None:
         memory = self._own.memory
         revealed, threshold = set(memory.reveals), memory.manifest.threshold
         if self._round.protected and len(revealed) < threshold:
-            limit_s = self._own.policy.cohort.deadline
-            hoped = {n for n in memory.survivors if self._presence.silence_s(n, now_s) < limit_s}
-            if len(revealed | hoped) >= threshold:
+            if len(revealed | self._hoped_for(memory.survivors, now_s)) >= threshold:
                 return None  # who signed may come back: its reveal is journalled
             self._round.request_void()
             return self._broadcast()
@@ -342,9 +353,7 @@ class AggregatorRun:
         memory = self._own.memory
         acked = set(memory.result_acks)
         if len(acked) < memory.manifest.threshold:
-            limit_s = self._own.policy.cohort.deadline
-            hoped = {n for n in memory.manifest.nodes if self._presence.silence_s(n, now_s) < limit_s}
-            if len(acked | hoped) >= memory.manifest.threshold:
+            if len(acked | self._hoped_for(memory.manifest.nodes, now_s)) >= memory.manifest.threshold:
                 return None
             return self._abort("NOT_CERTIFIED", "too few hospitals acknowledged the result", "the last model is kept")
         if self._certified_s is None:
@@ -358,9 +367,7 @@ class AggregatorRun:
         memory = self._own.memory
         if len(memory.void_acks) >= memory.manifest.threshold:
             return self._close()
-        limit_s = self._own.policy.cohort.deadline
-        hoped = {n for n in memory.manifest.nodes if self._presence.silence_s(n, now_s) < limit_s}
-        if len(set(memory.void_acks) | hoped) >= memory.manifest.threshold:
+        if len(set(memory.void_acks) | self._hoped_for(memory.manifest.nodes, now_s)) >= memory.manifest.threshold:
             return None
         return self._abort("NOT_CERTIFIED", "too few hospitals closed the void round", "the last model is kept")
 
