@@ -1,8 +1,8 @@
 """The server step of a round: exact integers in, the next state out.
 
-Every operation is an element-wise float64 add, subtract, multiply, divide (IEEE 754: correctly rounded on every CPU), in
-separate calls; the model is rounded to float32 at the end. No reduction, power, BLAS or torch: these differ between CPUs
-and every node must come to the same bits.
+Every operation is an element-wise float64 add, subtract, multiply or divide (IEEE 754: correctly rounded on every
+CPU), in separate calls; the model is rounded to float32 at the end. No reduction, power, BLAS or torch: these differ
+between CPUs, and every node must come to the same bits.
 """
 
 from __future__ import annotations
