@@ -7,28 +7,20 @@ between CPUs, and every node must come to the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from fedvlm_secure.errors import RunAborted
 from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.types import Float64Vector, Int64Vector
 
-ServerStep = Callable[[ServerState, Float64Vector], ServerState]
-"""(state, mean update float64 [d]) -> next state."""
-
 
 def fedavg(state: ServerState, mean: Float64Vector) -> ServerState:
-    """model + mean.
+    """model + mean, float64 [d]; whatever else the state holds stays as it is.
 
     Source: McMahan et al. 2017, algorithm 1 (weighted average of client models, written as a step).
     """
     stepped = np.add(state.model.astype(np.float64), mean)
-    return ServerState(stepped.astype(np.float32))
-
-
-SERVER_STEPS: dict[str, ServerStep] = {"fedavg": fedavg}
+    return ServerState(stepped.astype(np.float32), state.slots, state.numbers)
 
 
 def mean_update(total: Int64Vector, *, scale_bits: int, weight_total: int, weight_bits: int) -> Float64Vector:

@@ -1,20 +1,24 @@
 """The survivor history: no two sums from one state may differ by one hospital.
 
-Kept per population and model (base fingerprint, layout, state), across attempts, rounds, epochs and runs.
+Kept per population and model (base fingerprint, layout, weights), across attempts, rounds, epochs and runs. What the
+server's algorithm remembers is no part of it: hospitals train from the weights alone, so two runs from one model under
+two algorithms have the same updates.
 """
 
 from __future__ import annotations
 
 from fedvlm_secure import canonical
+from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.rounds.storage import Journal
 from fedvlm_secure.secagg.messages import Manifest
 from fedvlm_secure.secagg.survivors import RefusedSurvivors
-from fedvlm_secure.types import Digest, NodeId
+from fedvlm_secure.types import Float32Vector, NodeId
 
 
-def history_key(population: str, manifest: Manifest, state_hash: Digest) -> str:
-    """Journal key of the sets signed for one population from one model."""
-    model = canonical.digest("model", manifest.base_fingerprint, manifest.layout_digest, state_hash)
+def history_key(population: str, manifest: Manifest, weights: Float32Vector) -> str:
+    """Journal key of the sets signed for one population from one model; `weights` is the state's model, float32 [d]."""
+    stripped = ServerState(weights).digest
+    model = canonical.digest("model", manifest.base_fingerprint, manifest.layout_digest, stripped)
     return f"history/{population}/{model.hex()}"
 
 
