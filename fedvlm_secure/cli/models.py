@@ -22,13 +22,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Small base models from configs; what would be trained in a model.", no_args_is_help=True)
 
-TINY_FUYU = "tiny-fuyu"
 _CALIBRATION_PICTURES = 4000
 
 
 @app.command()
 def build(
-    name: Annotated[str, typer.Argument(help="tiny-fuyu")],
+    name: Annotated[str, typer.Argument(help="tiny-fuyu (encoder-free) or tiny-llava (encoder-based).")],
     out: Annotated[Path, typer.Option("--out", help="Directory to write.")],
     public: Annotated[
         list[Path] | None, typer.Option("--public", help="Folder of public *.jsonl data; may be repeated.")
@@ -36,7 +35,9 @@ def build(
     contract: Annotated[
         Path | None, typer.Option("--contract", help="Folder whose train rows give questions and answer vocabulary.")
     ] = None,
-    normalisation: Annotated[str, typer.Option("--normalisation", help="unit or standard.")] = "unit",
+    normalisation: Annotated[
+        str | None, typer.Option("--normalisation", help="unit or standard; without it the one of the model's recipe.")
+    ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps of 64 items.")] = 1440,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
     threads: Annotated[
@@ -52,23 +53,25 @@ def build(
     """
     import torch
 
-    from fedvlm_secure.train.pretrain import Pretraining, format_items, pretrain_tiny_fuyu, save_base
+    from fedvlm_secure.train.pretrain import Pretraining, format_items, pretrain_base, save_base
     from fedvlm_secure.vlm.base import fingerprint
     from fedvlm_secure.vlm.contract import derive_contract
+    from fedvlm_secure.vlm.tiny_models import tiny_model
 
-    if name != TINY_FUYU:
-        raise ModelError("BASE_MISSING", f"no recipe for a base named {name[:40]!r}", f"use {TINY_FUYU}")
-    if normalisation not in ("unit", "standard"):
+    tiny = tiny_model(name)
+    if normalisation not in (None, "unit", "standard"):
         raise PolicyError("OPTION_WRONG", "--normalisation is unit or standard", "")
     if bool(public) != (contract is not None):
         raise PolicyError("OPTION_WRONG", "--public and --contract belong together", "give both or neither")
-    learnt, wanted = _packs(public, contract) if public and contract else _phantoms(seed)
-    agreed: Contract = derive_contract(wanted, normalisation=normalisation)  # type: ignore[arg-type]
+    size = tiny.image_size
+    learnt, wanted = _packs(public, contract, size) if public and contract else _phantoms(seed, size)
+    agreed: Contract = derive_contract(wanted, image_size=size, normalisation=normalisation or tiny.normalisation)  # type: ignore[arg-type]
     known: FormatItems = format_items(wanted)
     started = time.monotonic()
     torch.set_num_threads(threads)
     with torch.random.fork_rng(devices=[]):
-        base = pretrain_tiny_fuyu(
+        base = pretrain_base(
+            tiny,
             learnt,
             known,
             agreed,
@@ -76,7 +79,7 @@ def build(
             rng=_generator("base weights and batches", seed),
             progress=_progress(steps, json_lines),
         )
-    save_base(base, out)
+    save_base(base, out, half=tiny.half)
     (out / "contract.json").write_text(json.dumps(vars(agreed), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _say(
         {
@@ -129,7 +132,7 @@ def inspect(
     _say(shown, json_lines)
 
 
-def _packs(public: list[Path], contract: Path) -> tuple[HospitalData, list[Row]]:
+def _packs(public: list[Path], contract: Path, image_size: int) -> tuple[HospitalData, list[Row]]:
     """Train rows of the public packs, and the train rows whose questions and answers become the contract."""
     from fedvlm_secure.vlm.data.rows import HospitalData, merge_data
 
@@ -139,31 +142,29 @@ def _packs(public: list[Path], contract: Path) -> tuple[HospitalData, list[Row]]
             f"{contract.name} is both public and the federation's",
             "a base must not know its task",
         )
-    whole = merge_data([source for folder in public for source in _folder(folder)])
+    whole = merge_data([source for folder in public for source in _folder(folder, image_size)])
     kept = tuple(row for row in whole.rows if row.split != "test")
-    wanted = [row for source in _folder(contract) for row in source.rows if row.split != "test"]
+    wanted = [row for source in _folder(contract, image_size) for row in source.rows if row.split != "test"]
     return HospitalData(kept, whole.pictures), wanted
 
 
-def _folder(folder: Path) -> list[HospitalData]:
+def _folder(folder: Path, image_size: int) -> list[HospitalData]:
     from fedvlm_secure.vlm.data.jsonl import load_jsonl
     from fedvlm_secure.vlm.data.rows import SCORED_TASKS
-    from fedvlm_secure.vlm.tiny_fuyu import IMAGE_SIZE
 
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         raise DataError("DATA_MISSING", f"{folder}: no *.jsonl file", "give a folder as a hospital would have it")
-    return [load_jsonl(path, image_size=IMAGE_SIZE, tasks=SCORED_TASKS) for path in files]
+    return [load_jsonl(path, image_size=image_size, tasks=SCORED_TASKS) for path in files]
 
 
-def _phantoms(seed: int) -> tuple[HospitalData, list[Row]]:
+def _phantoms(seed: int, image_size: int) -> tuple[HospitalData, list[Row]]:
     """Calibration phantoms to learn from, and the questions of the hospitals' phantoms (no picture of theirs)."""
     from fedvlm_secure.vlm.data.calibration import draw_calibration
     from fedvlm_secure.vlm.data.phantoms import contract_rows
-    from fedvlm_secure.vlm.tiny_fuyu import IMAGE_SIZE
 
     rng = _generator("public calibration phantoms", seed)
-    return draw_calibration(pictures=_CALIBRATION_PICTURES, image_size=IMAGE_SIZE, rng=rng), contract_rows()
+    return draw_calibration(pictures=_CALIBRATION_PICTURES, image_size=image_size, rng=rng), contract_rows()
 
 
 def _generator(label: str, seed: int) -> np.random.Generator:

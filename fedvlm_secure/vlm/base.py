@@ -19,6 +19,7 @@ from typing import Any
 
 from fedvlm_secure import canonical
 from fedvlm_secure.errors import ModelError
+from fedvlm_secure.vlm.families.registry import FAMILIES
 
 _MAX_HEADER_BYTES = 100_000_000
 _VOLATILE = ("transformers_version", "_name_or_path")
@@ -123,10 +124,9 @@ def quiet_progress() -> None:
 
 def _model_class(directory: Path) -> Any:
     family = _read_json(directory / "config.json").get("model_type")
-    if family == "fuyu":  # the direct import saves two seconds over the auto class
-        from transformers.models.fuyu.modeling_fuyu import FuyuForCausalLM
-
-        return FuyuForCausalLM
+    known = FAMILIES.get(str(family))
+    if known is not None:
+        return known.model_class()
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:

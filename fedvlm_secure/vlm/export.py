@@ -63,7 +63,7 @@ def _card(tuned: TunedModel) -> str:
         "from safetensors.torch import load_file",
         "from transformers import AutoModelForImageTextToText",
         "",
-        'model = AutoModelForImageTextToText.from_pretrained("BASE")',
+        'model = AutoModelForImageTextToText.from_pretrained("BASE", dtype="float32")',
     ]
     if "connector" in tuned.strategy:
         load.append(f'model.load_state_dict(load_file("{CONNECTOR_FILE}"), strict=False)')

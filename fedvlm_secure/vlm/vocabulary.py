@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+# the marks of Fuyu's prompt, as in transformers' FuyuProcessor
 PAD, IMAGE, ANSWER, END = "|PAD|", "|SPEAKER|", "<0x04>", "|ENDOFTEXT|"
 LOCATIONS = tuple(f"<loc_{number:02d}>" for number in range(32))
 
 
-def train_tokenizer(texts: Iterable[str], *, size: int = 930) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], *, marks: Sequence[str], size: int = 930) -> Tokenizer:
     """Byte-level BPE: no unknown token, so text outside the contract is spelt in bytes.
 
     Args:
         texts: questions and answers; an answer counts as often as it is given. Answers start with a space, as they
             do where a question names them.
-        size: number of tokens at most, with 256 bytes, the four marks of Fuyu's prompt and 32 location tokens.
+        marks: tokens that no text is cut into, in the order of their ids: padding, image, end and others.
+        size: number of tokens at most, with 256 bytes, the marks and 32 location tokens.
 
-    Source: Sennrich et al. 2016; marks as in transformers' FuyuProcessor.
+    Source: Sennrich et al. 2016.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -29,7 +31,7 @@ def train_tokenizer(texts: Iterable[str], *, size: int = 930) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=[PAD, IMAGE, ANSWER, END, *LOCATIONS],
+        special_tokens=[*marks, *LOCATIONS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

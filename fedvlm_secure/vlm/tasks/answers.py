@@ -37,7 +37,7 @@ def answer_questions(
         model: in evaluation mode.
         codec: prompt form.
         questions: n texts.
-        patches: float32 [n, tokens, width].
+        patches: float32 [n, ...], pictures in the family's form (`PromptCodec.pixels`).
         choices: n lists of allowed answers, none empty.
 
     Returns:

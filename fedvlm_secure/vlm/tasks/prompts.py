@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fedvlm_secure.errors import ModelError
 from fedvlm_secure.vlm.base import LoadedBase
 from fedvlm_secure.vlm.contract import Contract
-from fedvlm_secure.vlm.vocabulary import ANSWER
+from fedvlm_secure.vlm.data.rows import Pictures
+from fedvlm_secure.vlm.families.registry import family_of
 
-_NEWLINE, _BEGIN = "|NEWLINE|", "<s>"
+if TYPE_CHECKING:
+    import torch
 
 
 class PromptCodec:
-    """Fuyu's prompt: picture tokens row by row, the question, the begin-of-answer mark, the answer, the end mark.
-
-    The newline mark after each row of patches and the begin mark are put where the tokenizer has them (fuyu-8b does,
-    tiny-fuyu does not).
+    """A question, an answer and a picture as one family's model takes them.
 
     Args:
-        base: a loaded Fuyu base.
-        contract: prompt, picture size and vocabulary.
+        base: a loaded base of a family that `families.registry` knows.
+        contract: prompt, picture size, normalisation and vocabulary.
 
     Raises:
         ModelError: FAMILY_NOT_SUPPORTED for another family; CONTRACT_MODEL when picture size or tokens do not fit.
@@ -29,22 +27,9 @@ class PromptCodec:
 
     def __init__(self, base: LoadedBase, contract: Contract) -> None:
         config = base.model.config
-        if config.model_type != "fuyu":
-            raise ModelError(
-                "FAMILY_NOT_SUPPORTED",
-                f"the family {config.model_type} has no prompt form here yet",
-                "use a base of the family fuyu",
-            )
-        if contract.image_size % config.patch_size:
-            raise ModelError(
-                "CONTRACT_MODEL",
-                f"contract.image_size {contract.image_size} is no multiple of the model's patch {config.patch_size}",
-                "correct the contract",
-            )
         self._contract, self._tokenizer = contract, base.tokenizer
-        self.end = _end_token(config)
-        self._before = self._picture_ids(config)
-        self._after = tuple(self._mark(ANSWER))
+        self._form = family_of(config.model_type).form(config, base.tokenizer, contract)
+        self.end = self._form.end
         self._prompts: dict[str, tuple[int, ...]] = {}
         self._answers: dict[str, tuple[int, ...]] = {}
         self.longest_answer = max(len(self.answer_ids(answer)) for answer in contract.vocabulary)
@@ -53,8 +38,10 @@ class PromptCodec:
         """Everything before the answer."""
         found = self._prompts.get(question)
         if found is None:
-            middle = self._tokenizer.encode(self._contract.fill(question), add_special_tokens=False).ids
-            found = self._prompts[question] = (*self._before, *middle, *self._after)
+            form = self._form
+            text = f"{form.opening}{self._contract.fill(question)}{form.closing}"
+            middle = self._tokenizer.encode(text, add_special_tokens=False).ids
+            found = self._prompts[question] = (*form.before, *middle, *form.after)
         return found
 
     def answer_ids(self, answer: str) -> tuple[int, ...]:
@@ -70,20 +57,13 @@ class PromptCodec:
         kept = list(ids[: ids.index(self.end)] if self.end in ids else ids)
         return str(self._tokenizer.decode(kept, skip_special_tokens=False)).strip()
 
-    def _mark(self, token: str) -> list[int]:
-        found = self._tokenizer.token_to_id(token)
-        return [] if found is None else [found]
+    def pixels(self, pictures: Pictures) -> torch.Tensor:
+        """Pictures as the model's picture argument takes them.
 
-    def _picture_ids(self, config: Any) -> tuple[int, ...]:
-        across = self._contract.image_size // config.patch_size
-        row = [config.image_token_id] * across + self._mark(_NEWLINE)
-        return (*(row * across), *self._mark(_BEGIN))
+        Args:
+            pictures: uint8 [n, side, side, 3] of the contract's size.
 
-
-def _end_token(config: Any) -> int:
-    end = config.get_text_config().eos_token_id
-    if isinstance(end, list):
-        end = end[0] if end else None
-    if end is None:
-        raise ModelError("CONTRACT_MODEL", "the base's config names no end-of-text token", "set eos_token_id")
-    return int(end)
+        Returns:
+            float32 [n, ...] in the family's shape; entry i belongs to picture i.
+        """
+        return self._form.pixels(pictures)
