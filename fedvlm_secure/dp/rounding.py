@@ -15,7 +15,7 @@ from fedvlm_secure.types import Float64Vector, Int64Vector, Secret
 
 REDRAWS = 8
 _LOG_REJECTION = 10 * math.log(2)  # a drawing is rejected with probability at most 2^-10
-_BLOCK_VALUES = 1 << 20
+_BLOCK_VALUES = 1 << 16
 _LARGEST_SQUARED = 1 << 60
 _FLOAT_SLACK = 1 - 2.0**-40
 

@@ -19,10 +19,10 @@ from fedvlm_secure.train.batches import answer_loss, make_batch, shift_pictures
 from fedvlm_secure.vlm.base import LoadedBase, quiet_progress
 from fedvlm_secure.vlm.contract import Contract
 from fedvlm_secure.vlm.data.rows import HospitalData, Pictures, Row
-from fedvlm_secure.vlm.tasks.patches import picture_argument, picture_patches
+from fedvlm_secure.vlm.tasks.patches import picture_argument
 from fedvlm_secure.vlm.tasks.prompts import PromptCodec
-from fedvlm_secure.vlm.tiny_fuyu import PATCH_SIZE, fresh_tiny_fuyu, tiny_fuyu_config
-from fedvlm_secure.vlm.vocabulary import END, IMAGE, PAD, token_id, train_tokenizer
+from fedvlm_secure.vlm.tiny_models import TinyModel
+from fedvlm_secure.vlm.vocabulary import train_tokenizer
 
 WAY_UP = "Which way up is the picture: up, left, down or right?"
 _TURNS = ("up", "left", "down", "right")
@@ -69,7 +69,8 @@ def format_items(rows: Sequence[Row]) -> FormatItems:
     return FormatItems(questions, tuple(sorted({answer for _, answers in questions for answer in answers})))
 
 
-def pretrain_tiny_fuyu(
+def pretrain_base(
+    tiny: TinyModel,
     public: HospitalData,
     known: FormatItems,
     contract: Contract,
@@ -78,9 +79,10 @@ def pretrain_tiny_fuyu(
     rng: np.random.Generator,
     progress: Callable[[int, float], None],
 ) -> LoadedBase:
-    """Build and train a tiny Fuyu; every weight depends on the arguments alone (on one kind of machine).
+    """Build and train a small base; every weight depends on the arguments alone (on one kind of machine).
 
     Args:
+        tiny: architecture and tokenizer marks.
         public: public rows and pictures of the contract's size.
         known: format items of the federations to come.
         contract: prompt, picture size, normalisation.
@@ -93,7 +95,7 @@ def pretrain_tiny_fuyu(
     """
     import torch
 
-    base = _untrained(public, known, rng)
+    base = _untrained(tiny, public, known, rng)
     model, codec = base.model, PromptCodec(base, contract)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.steps))
@@ -102,8 +104,7 @@ def pretrain_tiny_fuyu(
     for step in range(recipe.steps):
         pairs, pictures = _draw(public, known, recipe, rng)
         batch = make_batch(codec, pairs, pictures)
-        patches = picture_patches(pictures, patch=PATCH_SIZE, normalisation=contract.normalisation)
-        loss = answer_loss(model, batch, patches, argument) / len(batch.target)
+        loss = answer_loss(model, batch, codec.pixels(pictures), argument) / len(batch.target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -111,33 +112,51 @@ def pretrain_tiny_fuyu(
         schedule.step()
         progress(step + 1, float(loss.detach()))
     model.eval()
+    if tiny.half:
+        _round_to_half(model)
     return base
 
 
-def _untrained(public: HospitalData, known: FormatItems, rng: np.random.Generator) -> LoadedBase:
+def _untrained(tiny: TinyModel, public: HospitalData, known: FormatItems, rng: np.random.Generator) -> LoadedBase:
     """Tokenizer and random weights."""
     texts = sorted({row.question for row in public.rows} | {question for question, _ in known.questions} | {WAY_UP})
     words = sorted({row.answer for row in public.rows} | set(known.answers) | set(_TURNS))
-    weighted = [f" {answer}" for answer in known.answers for _ in range(_ANSWER_WEIGHT)]
-    tokenizer = train_tokenizer([*texts, *(f" {word}" for word in words), *weighted])
-    config = tiny_fuyu_config(
-        vocabulary=tokenizer.get_vocab_size(),
-        image_token=token_id(tokenizer, IMAGE),
-        end_token=token_id(tokenizer, END),
-        pad_token=token_id(tokenizer, PAD),
-    )
-    return LoadedBase("tiny-fuyu", fresh_tiny_fuyu(config, rng), tokenizer, "")
+    weighted = [
+        text for text in (*(f" {answer}" for answer in known.answers), *tiny.words) for _ in range(_ANSWER_WEIGHT)
+    ]
+    tokenizer = train_tokenizer([*texts, *(f" {word}" for word in words), *weighted], marks=tiny.marks)
+    return LoadedBase(tiny.name, tiny.untrained(tokenizer, rng), tokenizer, "")
 
 
-def save_base(base: LoadedBase, directory: Path) -> None:
-    """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json."""
+def _round_to_half(model: Any) -> None:
+    """Weights as float16 will store them, so that the base in memory is the base in the file."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half().float())
+
+
+def save_base(base: LoadedBase, directory: Path, *, half: bool = False) -> None:
+    """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json.
+
+    Args:
+        base: its weights stay float32 in memory.
+        directory: made when missing.
+        half: store float16; exact for a base whose weights were rounded so.
+    """
     from transformers import PreTrainedTokenizerFast
 
     quiet_progress()
     directory.mkdir(parents=True, exist_ok=True)
+    if half:
+        base.model.half()
     base.model.save_pretrained(str(directory), safe_serialization=True)
+    base.model.float()
+    text = base.model.config.get_text_config()
+    pad, end = (base.tokenizer.id_to_token(number) for number in (text.pad_token_id, text.eos_token_id))
     fast: Any = PreTrainedTokenizerFast
-    fast(tokenizer_object=base.tokenizer, pad_token=PAD, eos_token=END).save_pretrained(str(directory))
+    fast(tokenizer_object=base.tokenizer, pad_token=pad, eos_token=end).save_pretrained(str(directory))
     for path in directory.iterdir():  # safetensors writes 0600, but a base is public
         path.chmod(0o644)
 

@@ -11,9 +11,13 @@ import numpy as np
 
 from fedvlm_secure import canonical
 from fedvlm_secure.layout import UpdateLayout
+from fedvlm_secure.train.admission import admit
 from fedvlm_secure.train.plain import train_plain
+from fedvlm_secure.train.private import train_private
+from fedvlm_secure.train.private_gradients import RowLoss
+from fedvlm_secure.train.private_settings import PrivateSettings
 from fedvlm_secure.train.settings import LocalSettings, LocalUpdate
-from fedvlm_secure.types import Float32Vector
+from fedvlm_secure.types import Entropy, Float32Vector
 from fedvlm_secure.vlm.adapters import LoraSettings, Strategy, TunedModel
 from fedvlm_secure.vlm.base import load_base
 from fedvlm_secure.vlm.contract import Contract, check_vocabulary
@@ -21,7 +25,6 @@ from fedvlm_secure.vlm.data.rows import SCORED_TASKS, HospitalData, Pictures, Ro
 from fedvlm_secure.vlm.data.splitting import require_patients, split_rows
 from fedvlm_secure.vlm.export import export_adapter
 from fedvlm_secure.vlm.tasks.answers import answer_questions
-from fedvlm_secure.vlm.tasks.patches import picture_patches
 from fedvlm_secure.vlm.tasks.prompts import PromptCodec
 from fedvlm_secure.vlm.tasks.scores import Evaluation, score_answers
 
@@ -52,7 +55,7 @@ class LocalTraining:
         tuning: base, strategy and seed.
         contract: what the data must fit.
         data: all rows of the hospital; split here.
-        settings: local optimizer.
+        settings: local optimizer of `train`; None where only `train_private` is used.
         batch_order: round number -> generator of that round's batch order, made by the caller from seed and label.
         split_key: key of the patient hash, used where rows carry no split.
         tasks: kinds that train and are scored; rows of other kinds are left out.
@@ -68,7 +71,7 @@ class LocalTraining:
         tuning: Tuning,
         contract: Contract,
         data: HospitalData,
-        settings: LocalSettings,
+        settings: LocalSettings | None,
         *,
         batch_order: Callable[[int], np.random.Generator],
         split_key: bytes,
@@ -85,6 +88,7 @@ class LocalTraining:
         base = load_base(tuning.base_dir, sha256=tuning.base_sha256)
         self.tuned = TunedModel(base, strategy=tuning.strategy, lora=tuning.lora, seed=tuning.seed)
         self._codec = PromptCodec(base, contract)
+        self._admitted = False
 
     @property
     def layout(self) -> UpdateLayout:
@@ -97,17 +101,44 @@ class LocalTraining:
         return self.tuned.base.fingerprint
 
     def train(self, round_number: int, difference: Float32Vector) -> LocalUpdate:
-        """Train one round (1..rounds) from the global state; see `train_plain`."""
+        """Train one round (1..rounds) from the global state; see `train_plain`.
+
+        Raises:
+            ValueError: this session was made without settings.
+        """
+        if self._settings is None:
+            raise ValueError("a session without local settings trains privately or not at all")
         return train_plain(
             self.tuned,
             self._codec,
-            self._contract,
             self.train_rows,
             self._pictures,
             self._settings,
             round_number=round_number,
             difference=difference,
             rng=self._batch_order(round_number),
+        )
+
+    def train_private(
+        self, round_number: int, difference: Float32Vector, settings: PrivateSettings, entropy: Entropy
+    ) -> LocalUpdate:
+        """Train one round (1..rounds) by DP-SGD; see `train.private`. The model is put to `admit` before the first one.
+
+        Args:
+            round_number: decides the learning rate alone.
+            difference: float32 [d], the certified global state.
+            settings: public mechanism and optimizer.
+            entropy: this hospital's own, never the policy's seed.
+
+        Raises:
+            ModelError: DP_FAMILY_REFUSED with the reason, and those of `train_private`.
+        """
+        if not self._admitted:
+            admit(self.tuned, self._codec, self._contract)
+            self._admitted = True
+        loss = RowLoss(self.tuned, self._codec, self._pictures)
+        return train_private(
+            loss, self.train_rows, settings, round_number=round_number, difference=difference, entropy=entropy
         )
 
     def evaluate(self, difference: Float32Vector, limit: int | None = None) -> Evaluation:
@@ -137,16 +168,12 @@ def score_rows(
     """
     if not rows:
         return Evaluation({}, {})
-    patches = picture_patches(
-        pictures[[row.picture for row in rows]],
-        patch=tuned.model.config.patch_size,
-        normalisation=contract.normalisation,
-    )
+    pixels = codec.pixels(pictures[[row.picture for row in rows]])
     answers = answer_questions(
         tuned.model,
         codec,
         [row.question for row in rows],
-        patches,
+        pixels,
         [row.choices or contract.vocabulary for row in rows],
     )
     return score_answers(rows, answers)

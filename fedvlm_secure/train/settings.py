@@ -12,6 +12,7 @@ from fedvlm_secure.types import Float32Vector
 
 Schedule = Literal["constant", "cosine"]
 Augment = Literal["none", "shift"]
+Stage = Literal["connector", "lora"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class LocalSettings:
         rounds: rounds of the run, for the cosine.
         augment: `shift` moves each training picture by up to `max_shift` pixels each way; `none` does not.
         max_shift: pixels, used by `shift`.
+        proximal_mu: of FedProx, 0 or more; 0 is the plain objective.
+        connector_rounds: of `two-stage`, 1 or more: so many rounds train the connector alone, later ones LoRA alone;
+            None trains all of the strategy's tensors in every round.
 
     Raises:
         ValueError: a bound above does not hold.
@@ -42,6 +46,8 @@ class LocalSettings:
     rounds: int = 1
     augment: Augment = "none"
     max_shift: int = 2
+    proximal_mu: float = 0.0
+    connector_rounds: int | None = None
 
     def __post_init__(self) -> None:
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
@@ -52,24 +58,37 @@ class LocalSettings:
             raise ValueError("local: batch_size, steps, epochs, rounds >= 1 and weight_decay >= 0")
         if self.schedule not in ("constant", "cosine") or self.augment not in ("none", "shift") or self.max_shift < 0:
             raise ValueError("local: schedule constant or cosine, augment none or shift, max_shift >= 0")
+        if not 0.0 <= self.proximal_mu < math.inf or (self.connector_rounds or 1) < 1:
+            raise ValueError("local: proximal_mu >= 0 and connector_rounds >= 1")
 
     def learning_rate_at(self, round_number: int) -> float:
-        """Learning rate of round 1..rounds; under `cosine` the first round has the whole, the last still some.
+        """Learning rate of round 1..rounds; see `scheduled_rate`."""
+        return scheduled_rate(self.learning_rate, self.schedule, self.rounds, round_number)
 
-        Raises:
-            ValueError: a round outside 1..rounds under `cosine`.
-        """
-        if self.schedule == "constant":
-            return self.learning_rate
-        if not 1 <= round_number <= self.rounds:
-            raise ValueError(f"round {round_number} outside 1..{self.rounds}")
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (round_number - 1) / self.rounds))
+    def stage_at(self, round_number: int) -> Stage | None:
+        """What trains in round 1..rounds; None where everything does."""
+        if self.connector_rounds is None:
+            return None
+        return "connector" if round_number <= self.connector_rounds else "lora"
 
     def steps_for(self, rows: int) -> int:
         """Optimizer steps of one round at a hospital with `rows` training rows."""
         if self.steps is not None:
             return self.steps
         return (self.epochs or 1) * math.ceil(rows / self.batch_size)
+
+
+def scheduled_rate(learning_rate: float, schedule: Schedule, rounds: int, round_number: int) -> float:
+    """Learning rate of round 1..rounds; under `cosine` the first round has the whole, the last still some.
+
+    Raises:
+        ValueError: a round outside 1..rounds under `cosine`.
+    """
+    if schedule == "constant":
+        return learning_rate
+    if not 1 <= round_number <= rounds:
+        raise ValueError(f"round {round_number} outside 1..{rounds}")
+    return learning_rate * 0.5 * (1.0 + math.cos(math.pi * (round_number - 1) / rounds))
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,7 @@ def train(tuned: TunedModel, settings: LocalSettings = SETTINGS, seed: int = 9, 
         "difference": np.zeros(tuned.layout.dimension, np.float32),
         "rng": np.random.default_rng(seed),
     } | changes
-    return train_plain(tuned, codec, CONTRACT, ROWS, DATA.pictures, settings, **wanted)
+    return train_plain(tuned, codec, ROWS, DATA.pictures, settings, **wanted)
 
 
 def test_loss_at_answer_positions_is_that_of_transformers_with_masked_labels(tuned: TunedModel) -> None:

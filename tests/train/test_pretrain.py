@@ -13,16 +13,18 @@ from typer.testing import CliRunner
 
 from fedvlm_secure.cli.models import app
 from fedvlm_secure.errors import PolicyError
-from fedvlm_secure.train.pretrain import Pretraining, format_items, pretrain_tiny_fuyu, save_base
+from fedvlm_secure.train.pretrain import Pretraining, format_items, pretrain_base, save_base
 from fedvlm_secure.vlm.base import fingerprint, load_base, shipped_base
 from fedvlm_secure.vlm.contract import derive_contract
 from fedvlm_secure.vlm.data.calibration import draw_calibration
 from fedvlm_secure.vlm.data.phantoms import contract_rows
+from fedvlm_secure.vlm.tiny_models import TINY_FUYU
 
 
 def build(seed: int) -> tuple[list[float], object]:
     losses: list[float] = []
-    base = pretrain_tiny_fuyu(
+    base = pretrain_base(
+        TINY_FUYU,
         draw_calibration(pictures=40, image_size=32, rng=np.random.default_rng(1)),
         format_items(contract_rows()),
         derive_contract(contract_rows()),

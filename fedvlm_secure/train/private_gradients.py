@@ -1,0 +1,148 @@
+"""The gradient of every row by itself, through Opacus hooks on the unwrapped model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedvlm_secure.errors import ModelError
+from fedvlm_secure.train.batches import answer_loss, make_batch, pairs_of
+from fedvlm_secure.vlm.adapters import TunedModel
+from fedvlm_secure.vlm.data.rows import Pictures, Row
+from fedvlm_secure.vlm.tasks.patches import picture_argument
+from fedvlm_secure.vlm.tasks.prompts import PromptCodec
+
+if TYPE_CHECKING:
+    import torch
+
+RowMatrix = NDArray[np.float32]
+
+
+class RowLoss:
+    """Summed cross entropy of the answers to some rows, at the model's present state.
+
+    Args:
+        tuned, codec: how a row becomes inputs.
+        pictures: uint8 [n, side, side, 3] that the rows point into.
+    """
+
+    def __init__(self, tuned: TunedModel, codec: PromptCodec, pictures: Pictures) -> None:
+        self.tuned = tuned
+        self._codec, self._pictures = codec, pictures
+        self._argument = picture_argument(tuned.model)
+
+    def __call__(self, rows: Sequence[Row]) -> torch.Tensor:
+        """A scalar in nats; a sum over rows, so that each row's gradient is independent of who else was drawn."""
+        seen = self._pictures[[row.picture for row in rows]]
+        batch = make_batch(self._codec, pairs_of(rows), seen)
+        return answer_loss(self.tuned.model, batch, self._codec.pixels(seen), self._argument)
+
+
+class RowGradients:
+    """Per-row gradients while the context is open; the model is in training mode meanwhile, as hooks demand.
+
+    Args:
+        loss: of some rows.
+
+    Raises:
+        ModelError: on entering, DP_STALE_PARAMETERS or DP_LAYER_REFUSED.
+    """
+
+    def __init__(self, loss: RowLoss) -> None:
+        self._loss, self._tuned = loss, loss.tuned
+        self._hooks: Any = None
+
+    def __enter__(self) -> RowGradients:
+        from opacus.grad_sample import GradSampleHooks
+
+        refuse_stale(self._tuned)
+        try:
+            self._hooks = GradSampleHooks(self._tuned.model, loss_reduction="sum", strict=True)
+        except NotImplementedError as error:
+            self._forget()
+            raise ModelError(
+                "DP_LAYER_REFUSED",
+                "a trainable layer keeps running statistics over rows (a buffer), so no row has a gradient of its own",
+                "use a base without batch normalisation in its trained part, or privacy.mechanism none",
+            ) from error
+        self._tuned.model.train()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tuned.model.eval()
+        self._hooks.remove_hooks()
+        self._forget()
+
+    def of(self, rows: Sequence[Row]) -> RowMatrix:
+        """Gradients at the model's present state, in the order of the layout.
+
+        Memory: twice rows * d * 4 bytes, beside the activations of one forward pass.
+
+        Args:
+            rows: at least one.
+
+        Returns:
+            float32 [rows, d].
+
+        Raises:
+            ModelError: DP_ROWS_MIXED with the tensor's name, where a layer's first dimension is not the row.
+        """
+        with warnings.catch_warnings():
+            # Of a first trained layer whose input needs no gradient; the hook uses outputs alone.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+            self._loss(rows).backward()  # type: ignore[no-untyped-call]
+        matrix: RowMatrix = np.empty((len(rows), self._tuned.layout.dimension), dtype=np.float32)
+        for (slot, span), parameter in zip(self._tuned.layout.spans(), self._tuned.trainable, strict=True):
+            sample = parameter.grad_sample
+            if not hasattr(sample, "shape") or tuple(sample.shape) != (len(rows), *slot.shape):
+                raise _mixed(slot.name)
+            matrix[:, span] = sample.detach().to("cpu").numpy().reshape(len(rows), -1)
+            parameter.grad_sample = parameter.grad = None
+        return matrix
+
+    def _forget(self) -> None:
+        """No un-noised gradient and no activation stays on the model."""
+        for parameter in self._tuned.model.parameters():
+            parameter.grad = None
+            for name in ("grad_sample", "_current_grad_sample", "_forward_counter"):
+                if hasattr(parameter, name):
+                    delattr(parameter, name)
+        for module in self._tuned.model.modules():
+            for name in ("activations", "max_batch_len"):
+                if name in module.__dict__:
+                    delattr(module, name)
+
+
+def refuse_stale(tuned: TunedModel) -> None:
+    """Refuse a model whose trainable tensors are no longer the ones that will be read and sent.
+
+    Moving a model after its adapters were made can replace them: hooks and optimizer then work on tensors that nobody
+    reads, the loss falls, epsilon is spent and the adapters never change.
+
+    Raises:
+        ModelError: DP_STALE_PARAMETERS with the number of tensors.
+    """
+    held = {id(parameter) for parameter in tuned.model.parameters() if parameter.requires_grad}
+    wanted = {id(parameter) for parameter in tuned.trainable}
+    if held != wanted:
+        raise ModelError(
+            "DP_STALE_PARAMETERS",
+            f"{len(wanted - held)} of {len(wanted)} trainable tensors are no longer part of the model, "
+            f"{len(held - wanted)} others have taken their place",
+            "build the tuned model after the base was moved to its device",
+        )
+
+
+def _mixed(name: str) -> ModelError:
+    return ModelError(
+        "DP_ROWS_MIXED",
+        f"the layer of {name} does not see one row per entry of its first dimension",
+        "clipping rows would not clip patients there: train another part (strategy lora), or use mechanism none",
+    )
