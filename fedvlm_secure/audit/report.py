@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedvlm_secure.audit import chart
 from fedvlm_secure.audit.summary import Accuracy, RunSummary, to_json
 from fedvlm_secure.policy.private_file import write_public
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TASK_NAMES = {"vqa": "Visual question answering", "classification": "Classification"}
 JSON_FILE = "report.json"
@@ -35,6 +38,28 @@ def write_report(summary: RunSummary, out: Path) -> Path:
 
 def render(summary: RunSummary) -> str:
     """The page: self-contained, without script; every text in it is escaped and rid of control characters."""
+    scored = sorted({entry.round for entry in summary.accuracy})
+    shown = thin(scored, MOST_COLUMNS)
+    charts = [chart.chart(summary, task) for task in summary.tasks]
+    return (
+        page_environment()
+        .get_template("run.html.j2")
+        .render(
+            run=summary,
+            charts=charts,
+            paper=chart,
+            nodes=[None, *(party.name for party in summary.hospitals)],
+            scored=shown,
+            thinned=len(shown) < len(scored),
+            constrained_differs=any(entry.constrained_correct != entry.correct for entry in summary.accuracy),
+            masked=summary.policy.protection != "none",
+            most_upload=max((sent.upload_bytes for entry in summary.rounds for sent in entry.sent), default=None),
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """Where pages are made: everything is escaped, and control and direction characters are replaced."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -46,20 +71,7 @@ def render(summary: RunSummary) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "interval": _interval, "count": _count, "task": _task}
-    scored = sorted({entry.round for entry in summary.accuracy})
-    shown = thin(scored, MOST_COLUMNS)
-    charts = [chart.chart(summary, task) for task in summary.tasks]
-    return environment.get_template("run.html.j2").render(
-        run=summary,
-        charts=charts,
-        paper=chart,
-        nodes=[None, *(party.name for party in summary.hospitals)],
-        scored=shown,
-        thinned=len(shown) < len(scored),
-        constrained_differs=any(entry.constrained_correct != entry.correct for entry in summary.accuracy),
-        masked=summary.policy.protection != "none",
-        most_upload=max((sent.upload_bytes for entry in summary.rounds for sent in entry.sent), default=None),
-    )
+    return environment
 
 
 def thin(rounds: Sequence[int], most: int) -> list[int]:

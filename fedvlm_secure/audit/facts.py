@@ -1,0 +1,97 @@
+"""What the purse and the policy tell the audit: frozen facts, handed in by the service. Mathematics and words only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from fedvlm_secure.dp.accounting import Adjacency
+from fedvlm_secure.dp.events import Event
+from fedvlm_secure.types import Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyFacts:
+    """A run's mechanism, the same in every round. Under `privacy: none` there is no such record (None stands for it).
+
+    Args:
+        mechanism: as in the policy.
+        unit: what one patient's protection covers, in words ("one patient at one hospital").
+        adjacency: add_or_remove or replace_one.
+        holds_against: the trust assumption in words.
+        clip_norm: C, L2 norm of one patient's gradient.
+        clip_squared: c~^2, the integer clip in grid steps, squared.
+        grid: value of one grid step.
+        share_variance: variance of one noise share in grid steps squared.
+        guaranteed_variance: of the noise that is counted on, in grid steps squared (`dp_sgd`: the share itself).
+        noise_multiplier: z, as resolved by every party.
+        sampling_rate: q in (0, 1].
+        steps: noisy steps in one round.
+        expected_patients: of this hospital, as the policy declares it; None at the aggregator.
+        patient_cap: rows of one patient that count.
+        round_event: everything one round releases about this hospital's patients.
+        delta: the policy's, for the run's own epsilons.
+        noise_ratio: R of this hospital; None at the aggregator.
+        noise_ratio_pooled: R over the cohort.
+        random_source: where the noise comes from, in words.
+
+    Raises:
+        ValueError: delta outside (0, 1).
+    """
+
+    mechanism: Literal["dp_sgd"]
+    unit: str
+    adjacency: Adjacency
+    holds_against: str
+    clip_norm: float
+    clip_squared: int
+    grid: float
+    share_variance: int
+    guaranteed_variance: int
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    expected_patients: int | None
+    patient_cap: int
+    round_event: Event
+    delta: float
+    noise_ratio: float | None
+    noise_ratio_pooled: float
+    random_source: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < 1:
+            raise ValueError("delta lies in (0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurseFacts:
+    """The population's purse as the ledger stands once a round is closed.
+
+    Args:
+        round_event: what this round was charged with; None if this node uploaded nothing in it.
+        population_event: everything ever charged to the population, this round and other runs included.
+        delta: the operator's own.
+        limit: the operator's limit on epsilon; may change between rounds.
+
+    Raises:
+        ValueError: delta or limit outside their range.
+    """
+
+    round_event: Event | None
+    population_event: Event
+    delta: float
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.delta < 1 and math.isfinite(self.limit) and self.limit >= 0):
+            raise ValueError("delta in (0, 1) and a finite limit >= 0")
+
+
+class PurseReader(Protocol):
+    """A population's ledger, read for the audit."""
+
+    def at_round(self, run_hash: Digest, round_number: int) -> PurseFacts:
+        """The purse as it stands, and what round `round_number` of a run, counted from 0, was charged with."""
+        ...

@@ -1,0 +1,157 @@
+"""The start record: what a party agreed to, from its own approved policy and the manifest it checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import fedvlm_secure
+from fedvlm_secure import canonical
+from fedvlm_secure.audit.facts import PrivacyFacts
+from fedvlm_secure.audit.record import NO_PROTECTION, Sight, Start
+from fedvlm_secure.audit.spending import privacy_terms
+from fedvlm_secure.dp.rounding import IntegerClip, grid_steps_for
+from fedvlm_secure.dp.shared_noise import shared_noise
+from fedvlm_secure.dp.signal import dp_sgd_ratio
+from fedvlm_secure.policy.explain import unprotected, visibility
+from fedvlm_secure.policy.hashing import policy_hash
+from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.private_release import round_event
+from fedvlm_secure.policy.roster import Roster
+from fedvlm_secure.policy.schema import DeclaredWeights, Policy
+from fedvlm_secure.types import Digest, NodeId, Secret
+
+BATCH_TIME = "how long each step on a randomly drawn batch took, for whoever measures a hospital's silence"
+HOLDS_AGAINST = "everybody: the aggregator, all other hospitals, and readers of the model"
+RANDOM_SOURCE = "exact discrete Gaussian from AES-256-CTR, keyed anew by the operating system's random source"
+NO_EMPIRICAL_AUDIT = "none was made of this run"
+
+
+class Agreed(Protocol):
+    """The manifest's fields that stand in the record."""
+
+    @property
+    def nodes(self) -> tuple[NodeId, ...]: ...
+    @property
+    def threshold(self) -> int: ...
+    @property
+    def colluding(self) -> int: ...
+    @property
+    def min_survivors(self) -> int: ...
+    @property
+    def protection(self) -> str: ...
+    @property
+    def lanes_per_word(self) -> int: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def base_fingerprint(self) -> Digest: ...
+    @property
+    def layout_digest(self) -> Digest: ...
+    @property
+    def noise_multiplier(self) -> float: ...
+
+
+def start_record(
+    policy: Policy, agreed: Agreed, roster: Roster, *, model: Digest, node: NodeId | None, population: str | None
+) -> Start:
+    """A party's first record of a run.
+
+    Args:
+        policy: its own approved copy.
+        agreed: the run's manifest, which it has checked.
+        roster: the pinned one.
+        model: digest of the state before the first round.
+        node: the hospital; None at the aggregator.
+        population: `salted_population`, at hospitals.
+    """
+    facts = privacy_facts(policy, agreed, node)
+    return Start(
+        policy_name=policy.name,
+        policy_hash=policy_hash(policy).hex(),
+        roster=roster.digest.hex(),
+        nodes=tuple(agreed.nodes),
+        threshold=agreed.threshold,
+        colluding=agreed.colluding,
+        min_survivors=agreed.min_survivors,
+        protection=agreed.protection,
+        lanes=agreed.lanes_per_word,
+        dimension=agreed.dimension,
+        rounds=agreed.rounds,
+        base=agreed.base_fingerprint.hex(),
+        layout=agreed.layout_digest.hex(),
+        model=model.hex(),
+        version=fedvlm_secure.__version__,
+        code=code_digest().hex(),
+        privacy=None if facts is None else privacy_terms(facts),
+        statement=NO_PROTECTION if facts is None else f"({facts.mechanism}) differential privacy of {facts.unit}",
+        population=population,
+        visibility=tuple(Sight(party=seen.party, sees=seen.sees) for seen in visibility(policy)),
+        not_protected=(*unprotected(policy), *(() if facts is None else (BATCH_TIME,))),
+        released=_released(policy),
+        empirical_audit=NO_EMPIRICAL_AUDIT,
+    )
+
+
+def privacy_facts(policy: Policy, agreed: Agreed, node: NodeId | None) -> PrivacyFacts | None:
+    """The mechanism with its resolved numbers; None under `privacy: none`."""
+    privacy = policy.privacy
+    if not isinstance(privacy, DpSgd):
+        return None
+    steps, dimension = grid_steps_for(agreed.dimension), agreed.dimension
+    clip = IntegerClip(privacy.clip_norm, steps, dimension)
+    noise = shared_noise(agreed.noise_multiplier, clip.squared, 1, dimension)
+    batches = [privacy.sampling_rate * privacy.expected_patients[name] for name in agreed.nodes]
+    ratio = dp_sgd_ratio(agreed.noise_multiplier, dimension, batches, _weights(policy, agreed.nodes))
+    return PrivacyFacts(
+        mechanism=privacy.mechanism,
+        unit="one patient at one hospital",
+        adjacency=privacy.adjacency,
+        holds_against=HOLDS_AGAINST,
+        clip_norm=privacy.clip_norm,
+        clip_squared=clip.squared,
+        grid=privacy.clip_norm / steps,
+        share_variance=noise.share_variance,
+        guaranteed_variance=noise.guaranteed_variance,
+        noise_multiplier=agreed.noise_multiplier,
+        sampling_rate=privacy.sampling_rate,
+        steps=privacy.steps_per_round,
+        expected_patients=None if node is None else privacy.expected_patients[node],
+        patient_cap=privacy.patient_cap,
+        round_event=round_event(policy, agreed.noise_multiplier, dimension),
+        delta=privacy.delta,
+        noise_ratio=None if node is None else ratio.per_hospital[list(agreed.nodes).index(node)],
+        noise_ratio_pooled=ratio.pooled,
+        random_source=RANDOM_SOURCE,
+    )
+
+
+def salted_population(salt: Secret, population: str) -> str:
+    """A population's name under a salt that stays at the hospital: the same in all its runs, not to be guessed."""
+    return canonical.digest("audit-population", salt.reveal(), population).hex()
+
+
+def code_digest() -> Digest:
+    """Over path and content of every source file of the installed library."""
+    root = Path(fedvlm_secure.__file__).parent
+    files = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*.py"))
+    return canonical.digest("code", [[name, hashlib.sha256(path.read_bytes()).digest()] for name, path in files])
+
+
+def _weights(policy: Policy, nodes: Sequence[NodeId]) -> list[float]:
+    if isinstance(policy.weights, DeclaredWeights):
+        return [float(policy.weights.declared[node]) for node in nodes]
+    return [1.0] * len(nodes)
+
+
+def _released(policy: Policy) -> tuple[str, ...]:
+    if isinstance(policy.privacy, DpSgd):
+        return ("no metric leaves a hospital; cost 0",)
+    loss = "training loss and its count, summed over all hospitals; no cost can be stated without a mechanism"
+    if policy.evaluation.release == "totals":
+        return (loss, "right answers and questions per task, summed over all hospitals; no cost can be stated either")
+    return (loss,)
