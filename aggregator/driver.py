@@ -29,15 +29,24 @@ class Driver:
         machine: used by the thread in `run` alone.
         members: size of the roster: who is told before the service ends.
         observe: called in that thread after each tick; writes down what changed.
+        ending: asked before each tick: does the coordinator want the run to end?
     """
 
     def __init__(
-        self, machine: Machine, sessions: Sessions, clock: Clock, observe: Callable[[Machine], None], *, members: int
+        self,
+        machine: Machine,
+        sessions: Sessions,
+        clock: Clock,
+        observe: Callable[[Machine], None],
+        *,
+        members: int,
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._machine = machine
         self._sessions = sessions
         self._clock = clock
         self._observe = observe
+        self._ending = ending
         self._farewell = _Farewell(members)
         self._steps: queue.Queue[tuple[Step, Future[Any]]] = queue.Queue()
         self._stopped = False
@@ -90,6 +99,8 @@ class Driver:
                 now_s = self._clock.now_s()
                 if now_s - ticked_s >= TICK_S:
                     ticked_s = now_s
+                    if self._ending():
+                        self._send(self._machine.abort())
                     self._send(self._machine.tick(now_s))
                     self._observe(self._machine)
                 if self._machine.finished and self._farewell.is_over(self._sessions.nodes(), now_s):

@@ -43,6 +43,10 @@ class Machine(Protocol):
         """Take one message; an UploadBundle only once its whole vector is in the spool."""
         ...
 
+    def abort(self) -> Outbox:
+        """The coordinator ends the run for everybody; nothing happens where it is over."""
+        ...
+
     def tick(self, now_s: float) -> Outbox:
         """Time has passed."""
         ...

@@ -12,6 +12,7 @@ import typer
 
 from aggregator import admission
 from aggregator.authority import create_authority, open_authority
+from aggregator.run_commands import add_run_commands
 from fedvlm_secure import console
 from fedvlm_secure.policy import join
 from fedvlm_secure.policy.exposure import check_exposure
@@ -135,9 +136,11 @@ def serve(
         console.warn(PROGRAM, "UNPROTECTED: every hospital's update arrives here in clear")
     from aggregator.service import serve as serve_rounds
 
-    code = serve_rounds(policy, home, listen, as_json, clock=SystemClock(), entropy=SystemEntropy())
+    code = serve_rounds(policy, home, listen, as_json, clock=SystemClock(), entropy=SystemEntropy(), wall_s=time.time)
     raise typer.Exit(code)
 
+
+add_run_commands(app, lambda: datetime.now(UTC))
 
 if __name__ == "__main__":
     app(prog_name=PROGRAM)

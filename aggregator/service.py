@@ -2,7 +2,7 @@
 
 HOME/lock            one service per home
 HOME/state/          the run in progress: journal, spooled uploads, attachments
-HOME/runs/RUN/       what a run leaves: summary.json, and its state once it is over
+HOME/runs/RUN/       what a run leaves: summary.json, audit.jsonl, and its state once it is over
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+from aggregator.abort import AbortRequest
 from aggregator.admission import roster as admitted_roster
+from aggregator.audit_log import AggregatorAuditLog
 from aggregator.authority import Authority, open_authority
 from aggregator.calls import FederationCalls
 from aggregator.driver import Driver
@@ -44,7 +47,16 @@ from fedvlm_secure.types import Clock, Digest, Entropy, Secret
 _INTERRUPTED = 130
 
 
-def serve(policy_path: Path, home: Path, listen: str, json_lines: bool, *, clock: Clock, entropy: Entropy) -> int:
+def serve(
+    policy_path: Path,
+    home: Path,
+    listen: str,
+    json_lines: bool,
+    *,
+    clock: Clock,
+    entropy: Entropy,
+    wall_s: Callable[[], float],
+) -> int:
     """Run a policy with the admitted hospitals until its last round is certified.
 
     Args:
@@ -52,6 +64,7 @@ def serve(policy_path: Path, home: Path, listen: str, json_lines: bool, *, clock
         home: the folder of `aggregator init`.
         listen: `host:port`; port 0 takes a free one; the first line says which.
         json_lines: events as JSON objects, one a line, on standard output.
+        wall_s: seconds since 1970, for the audit records.
 
     Returns:
         Exit code: 0 when the run has finished, the error's when it was aborted, 130 when a signal stopped it.
@@ -65,7 +78,7 @@ def serve(policy_path: Path, home: Path, listen: str, json_lines: bool, *, clock
     log = EventLog("aggregator", sys.stdout, clock, json_lines=json_lines)
     lock = StateLock(home)
     try:
-        return _Service(policy, authority, admitted_roster(authority), log, clock, entropy).run(listen)
+        return _Service(policy, authority, admitted_roster(authority), log, clock, entropy, wall_s).run(listen)
     finally:
         lock.release()
 
@@ -74,7 +87,14 @@ class _Service:
     """One process's worth of a run."""
 
     def __init__(
-        self, policy: Policy, authority: Authority, roster: Roster, log: EventLog, clock: Clock, entropy: Entropy
+        self,
+        policy: Policy,
+        authority: Authority,
+        roster: Roster,
+        log: EventLog,
+        clock: Clock,
+        entropy: Entropy,
+        wall_s: Callable[[], float],
     ) -> None:
         self._authority, self._roster, self._log = authority, roster, log
         self._home = authority.home
@@ -100,7 +120,16 @@ class _Service:
             raise
         self._sessions = Sessions()
         record = RunRecord(self._home, log)
-        self._driver = Driver(self._machine, self._sessions, clock, record.observe, members=len(roster.members))
+        self._audit = AggregatorAuditLog(authority, roster, policy, memory, wall_s)
+        self._abort = AbortRequest(self._home)
+        self._driver = Driver(
+            self._machine,
+            self._sessions,
+            clock,
+            self._observe,
+            members=len(roster.members),
+            ending=lambda: self._abort.made,
+        )
         self._record = record
 
     def run(self, listen: str) -> int:
@@ -121,7 +150,8 @@ class _Service:
             finally:
                 self._sessions.end_all()
                 server.stop()
-            self._record.observe(self._machine)
+            self._observe(self._machine)
+            self._audit.end(finished=self._machine.finished, error=self._machine.error)
             finished, error, run = self._machine.finished, self._machine.error, self._machine.progress()["run"]
         finally:
             self._journal.close()
@@ -129,11 +159,16 @@ class _Service:
             self._log.event("stopped", cause="a signal; the run resumes with the next start")
             return _INTERRUPTED
         self._archive(run)
+        self._abort.clear()
         if error is not None:
             self._log.event("aborted", code=error.code, cause=error.cause, hint=error.hint)
             return error.exit_code
         self._log.event("finished", run=run)
         return 0
+
+    def _observe(self, machine: Machine) -> None:
+        self._record.observe(machine)
+        self._audit.observe()
 
     def _archive(self, run: object) -> None:
         """Move the state of a run that is over out of the next one's way. Uploads and attachments have served."""

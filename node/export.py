@@ -45,6 +45,7 @@ def export_run(state_dir: Path, out: Path, *, base: Path | None = None) -> tuple
             raise PolicyError("BASE_PATH", "the policy names a base by path", "say where it lies here")
         base = shipped_base(model.base.name)
     lora = LoraSettings(r=model.lora.r, alpha=model.lora.alpha, factors=model.lora.factors)
-    tuned = TunedModel(load_base(base, sha256=model.base.sha256), strategy=model.strategy, lora=lora, seed=model.seed)
+    strategy = "connector+lora" if model.strategy == "two-stage" else model.strategy
+    tuned = TunedModel(load_base(base, sha256=model.base.sha256), strategy=strategy, lora=lora, seed=model.seed)
     tuned.load_difference(difference)
     return export_adapter(tuned, out)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedvlm_secure import canonical
 from fedvlm_secure.errors import PolicyError
+from fedvlm_secure.policy.algorithms import FedProx
 from fedvlm_secure.policy.node_config import (
     DatasetsTable,
     JsonlSource,
@@ -16,11 +17,18 @@ from fedvlm_secure.policy.node_config import (
     PhantomSource,
     effective_limits,
 )
-from fedvlm_secure.policy.schema import Policy
+from fedvlm_secure.policy.privacy import DpSgd, NoPrivacy
+from fedvlm_secure.policy.private_release import resolve_noise_multiplier
+from fedvlm_secure.policy.schema import DEFAULT_BATCH_SIZE, Policy
+from fedvlm_secure.types import Entropy
 
 if TYPE_CHECKING:
+    from fedvlm_secure.train.noised import NoisedTraining
     from fedvlm_secure.train.session import LocalTraining
     from fedvlm_secure.vlm.data.rows import HospitalData
+
+DEFAULT_MICROBATCH = 128
+"""Rows whose gradients are held at a time under a mechanism."""
 
 
 def build_training(policy: Policy, config: NodeConfig) -> LocalTraining:
@@ -38,7 +46,7 @@ def build_training(policy: Policy, config: NodeConfig) -> LocalTraining:
     from fedvlm_secure.vlm.base import shipped_base
     from fedvlm_secure.vlm.contract import Contract
 
-    _refuse_unused(config)
+    _refuse_unused(policy, config)
     torch.set_num_threads(config.threads)
     model, contract, local = policy.model, policy.contract, policy.local
     base_dir = config.base if config.base is not None else shipped_base(_base_name(policy))
@@ -46,7 +54,7 @@ def build_training(policy: Policy, config: NodeConfig) -> LocalTraining:
         Tuning(
             base_dir=base_dir,
             base_sha256=model.base.sha256,
-            strategy=model.strategy,
+            strategy="connector+lora" if model.strategy == "two-stage" else model.strategy,
             lora=LoraSettings(r=model.lora.r, alpha=model.lora.alpha, factors=model.lora.factors),
             seed=model.seed,
         ),
@@ -59,19 +67,67 @@ def build_training(policy: Policy, config: NodeConfig) -> LocalTraining:
         load_data(policy, config),
         LocalSettings(
             learning_rate=local.learning_rate,
-            batch_size=local.batch_size,
+            batch_size=local.batch_size or DEFAULT_BATCH_SIZE,
             steps=local.steps,
             epochs=local.epochs,
             weight_decay=local.weight_decay,
             augment=local.augment,
             schedule=local.schedule,
             rounds=policy.rounds,
-        ),
+            proximal_mu=policy.algorithm.mu if isinstance(policy.algorithm, FedProx) else 0.0,
+            connector_rounds=model.connector_rounds,
+        )
+        if isinstance(policy.privacy, NoPrivacy)
+        else None,
         batch_order=batch_order(policy, config),
         split_key=canonical.digest("test-split", config.population),
         tasks=contract.tasks,
         min_patients=effective_limits(policy, config).min_patients,
     )
+
+
+def with_mechanism(
+    policy: Policy, config: NodeConfig, training: LocalTraining, entropy: Entropy
+) -> LocalTraining | NoisedTraining:
+    """The rounds that the policy's mechanism asks for: plain ones, or noised in every step.
+
+    Args:
+        entropy: of sampling, rounding and noise.
+
+    Raises:
+        PolicyError: PATIENTS_MISMATCH, EPSILON_EXCEEDED, EPSILON_UNREACHABLE, MICROBATCH.
+    """
+    from fedvlm_secure.train.noised import NoisedTraining
+    from fedvlm_secure.train.private_settings import PrivateSettings
+
+    privacy = policy.privacy
+    if not isinstance(privacy, DpSgd):
+        return training
+    if config.node not in privacy.expected_patients:
+        raise PolicyError(
+            "PATIENTS_MISMATCH",
+            f"privacy.expected_patients does not name {config.node}",
+            "this policy was made for other hospitals",
+        )
+    microbatch = config.microbatch or max(DEFAULT_MICROBATCH, privacy.patient_cap)
+    if microbatch < privacy.patient_cap:
+        raise PolicyError(
+            "MICROBATCH", f"microbatch {microbatch} is below privacy.patient_cap {privacy.patient_cap}", "raise it"
+        )
+    settings = PrivateSettings(
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=resolve_noise_multiplier(policy, training.layout.dimension),
+        sampling_rate=privacy.sampling_rate,
+        steps_per_round=privacy.steps_per_round,
+        expected_patients=privacy.expected_patients[config.node],
+        learning_rate=policy.local.learning_rate,
+        patient_cap=privacy.patient_cap,
+        schedule=policy.local.schedule,
+        rounds=policy.rounds,
+        mu=policy.algorithm.mu if isinstance(policy.algorithm, FedProx) else 0.0,
+        microbatch=microbatch,
+    )
+    return NoisedTraining(training, settings, entropy)
 
 
 def load_data(policy: Policy, config: NodeConfig) -> HospitalData:
@@ -130,9 +186,9 @@ def _base_name(policy: Policy) -> str:
     return policy.model.base.name
 
 
-def _refuse_unused(config: NodeConfig) -> None:
+def _refuse_unused(policy: Policy, config: NodeConfig) -> None:
     """What this version would silently not do is refused."""
     if config.device not in ("auto", "cpu"):
         raise PolicyError("DEVICE", f"device: {config.device}; this version trains on the CPU", "use device: cpu")
-    if config.microbatch is not None:
+    if config.microbatch is not None and isinstance(policy.privacy, NoPrivacy):
         raise PolicyError("MICROBATCH", "microbatch is not used without differential privacy", "remove the line")

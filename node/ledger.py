@@ -205,6 +205,12 @@ class Ledger:
             self._file.write(Spent(bytes(run), round_number, event))
             return True
 
+    def charged(self, run: Digest, round_number: int) -> Event | None:
+        """What a round was charged with; None if it was not."""
+        with self._file.current() as book:
+            known = book.runs.get(run)
+            return None if known is None else known.rounds.get(round_number)
+
     def close_run(self, run: Digest) -> None:
         """Free what a run reserved and did not spend. Charges stay. A second call does nothing."""
         with self._file.current() as book:

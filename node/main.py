@@ -12,6 +12,7 @@ import typer
 
 from fedvlm_secure import console
 from fedvlm_secure.errors import IdentityError, PolicyError
+from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.explain import explain
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.loading import read_policy
@@ -19,7 +20,10 @@ from fedvlm_secure.policy.private_file import read_file, write_public
 from fedvlm_secure.policy.roster import Roster, load_roster, parse_roster
 from fedvlm_secure.types import NodeId, node_id
 from node import approvals as approved
+from node.check_commands import add_checks
 from node.keystore import create_keystore, open_keystore
+from node.kill_commands import add_kill_switch
+from node.ledger_commands import ledger_app
 
 PROGRAM = "fedvlm-node"
 app = typer.Typer(
@@ -114,7 +118,9 @@ def approve(
     keystore = open_keystore(state)
     nodes = source.policy.cohort.min_nodes
     if keystore.roster_path.exists():
-        nodes = len(load_roster(keystore.roster_path).members)
+        members = load_roster(keystore.roster_path).members
+        nodes = len(members)
+        feasibility.check(source.policy, nodes, frozenset(member.node for member in members))
     explanation = explain(source.policy, nodes)
     if not as_json:
         for title, lines in explanation.paragraphs:
@@ -171,7 +177,7 @@ def serve(
     """Run this hospital's service: dial out, take part in approved runs, resume after a crash."""
     from node.service import serve as serve_rounds
 
-    raise typer.Exit(serve_rounds(config, as_json, clock=SystemClock(), entropy=SystemEntropy()))
+    raise typer.Exit(serve_rounds(config, as_json, clock=SystemClock(), entropy=SystemEntropy(), wall_s=time.time))
 
 
 @app.command()
@@ -191,6 +197,11 @@ def export(
         return
     for name in files:
         console.say(name)
+
+
+add_kill_switch(app, lambda: datetime.now(UTC))
+add_checks(app, SystemClock(), SystemEntropy(), lambda: datetime.now(UTC))
+app.add_typer(ledger_app(SystemEntropy(), lambda: int(time.time())), name="ledger")
 
 
 def _checked_id(text: str) -> NodeId:

@@ -2,6 +2,7 @@
 
 STATE/journal/        the machine's journal, locked while the service runs
 STATE/metrics.jsonl   this hospital's own scores
+STATE/runs/RUN/       audit.jsonl, this hospital's signed records of a run
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from fedvlm_secure.errors import FedvlmError, IdentityError, PeerViolation, RunAborted
@@ -27,18 +29,21 @@ from fedvlm_secure.rounds.actions import Evaluate, NodeAction, Send, Stop, Train
 from fedvlm_secure.rounds.node_memory import NodeMemory
 from fedvlm_secure.rounds.node_run import NodeRun
 from fedvlm_secure.rounds.node_self import NodeSelf
-from fedvlm_secure.secagg.messages import OpenEpoch
+from fedvlm_secure.secagg.messages import Abort, OpenEpoch
 from fedvlm_secure.secagg.record import Signer
 from fedvlm_secure.store.event_log import EventLog
 from fedvlm_secure.store.journal import SqliteJournal
 from fedvlm_secure.types import Clock, Digest, Entropy
 from node.approvals import claim
+from node.audit_log import NodeAuditLog
 from node.channel import NodeTls, dial
 from node.client import Connected, Link, Received
-from node.hospital import build_training
+from node.hospital import build_training, with_mechanism
 from node.keystore import Keystore, open_keystore
 from node.mandate import Mandate, find_mandate
 from node.metrics import MetricsFile
+from node.pause import KillSwitch, has_withdrawn, is_paused
+from node.purse import open_purse
 from node.traffic import SentBytes
 from node.uploader import Uploader
 from node.worker import Crashed, ScoringFailed, TrainingDone, Worker
@@ -49,12 +54,13 @@ _STATE_BYTES_PER_COORDINATE = 40  # float32 model and up to four float64 slots o
 _ATTACHMENT_OVERHEAD = 1 << 20
 
 
-def serve(config_path: Path, json_lines: bool, *, clock: Clock, entropy: Entropy) -> int:
+def serve(config_path: Path, json_lines: bool, *, clock: Clock, entropy: Entropy, wall_s: Callable[[], float]) -> int:
     """Take part in the approved run until it has finished and its last state is scored here.
 
     Args:
         config_path: this hospital's node.yaml.
         json_lines: events as JSON objects, one a line, on standard output.
+        wall_s: seconds since 1970, for the audit records.
 
     Returns:
         Exit code: 0 when the run has finished, 130 when a signal stopped the service.
@@ -63,7 +69,8 @@ def serve(config_path: Path, json_lines: bool, *, clock: Clock, entropy: Entropy
         PolicyError: node.yaml, NOT_APPROVED, or a limit.
         IdentityError: keys, certificate or roster.
         ModelError, DataError: base or data do not fit the policy.
-        StorageError: STATE_IN_USE, or the state cannot be read or written.
+        StorageError: STATE_IN_USE, or state or ledger cannot be read or written.
+        BudgetExhausted: the privacy budget does not cover the next round; the others go on without this hospital.
         RunAborted: the run ended early, or the aggregator does not take this node; cause and hint say why.
     """
     config = load_node_config(config_path)
@@ -78,7 +85,10 @@ def serve(config_path: Path, json_lines: bool, *, clock: Clock, entropy: Entropy
     journal = SqliteJournal(config.state / "journal")
     try:
         memory = NodeMemory(journal)
+        if KillSwitch(config.state).paused:
+            raise is_paused()
         mandate = find_mandate(config.state, config.policies, memory)
+        _refuse_left_run(memory, mandate)
         log.event(
             "starting",
             pid=os.getpid(),
@@ -86,7 +96,7 @@ def serve(config_path: Path, json_lines: bool, *, clock: Clock, entropy: Entropy
             policy=mandate.policy_hash.hex(),
             fingerprint=roster.fingerprint,
         )
-        return _Service(config, keystore, roster, mandate, memory, log, clock, entropy).run()
+        return _Service(config, keystore, roster, mandate, memory, log, clock, entropy, wall_s).run()
     finally:
         journal.close()
 
@@ -104,11 +114,24 @@ class _Service:
         log: EventLog,
         clock: Clock,
         entropy: Entropy,
+        wall_s: Callable[[], float],
     ) -> None:
         self._config, self._mandate, self._memory, self._log = config, mandate, memory, log
+        self._switch = KillSwitch(config.state)
         policy = mandate.policy
         check_cohort(config, len(roster.members))
         training = build_training(policy, config)
+        purse, warning = open_purse(
+            config.state,
+            config.ledger_anchor,
+            config.population,
+            (row.patient for row in (*training.train_rows, *training.test_rows)),
+            private=policy.privacy.mechanism != "none",
+            entropy=entropy,
+            wall_s=lambda: int(wall_s()),
+        )
+        if warning is not None:
+            log.event("warning", cause=warning)
         self._run = NodeRun(
             NodeSelf(
                 me=keystore.node,
@@ -125,7 +148,11 @@ class _Service:
                 rounding=entropy,
                 step_norm=effective_limits(policy, config).step_norm,
                 min_nodes=max(policy.cohort.min_nodes, config.limits.min_nodes or 0),
+                purse=purse,
             )
+        )
+        self._audit = NodeAuditLog(
+            config.state, keystore, roster, policy, config.population, memory, purse, entropy, wall_s
         )
         self._events: queue.Queue[object] = queue.Queue()
         sent = SentBytes()
@@ -139,7 +166,7 @@ class _Service:
         )
         self._uploader = Uploader(lambda: self._link.channel, log, sent)
         self._worker = Worker(
-            training,
+            with_mechanism(policy, config, training, entropy),
             self._events,
             MetricsFile(config.state),
             sent,
@@ -158,23 +185,36 @@ class _Service:
         self._uploader.start()
         finished = False
         try:
-            while not stop.is_set() and not finished:
+            while not stop.is_set() and not finished and not self._switch.thrown:
                 finished = self._next_event()
+            if not finished and self._switch.thrown:
+                self._leave()
         finally:
             self._link.close()
             self._uploader.close()
             if not finished:
                 self._worker.abandon()
         if not finished:
+            self._audit.end("STOPPED")
             self._log.event("stopped", cause="a signal; the run resumes with the next start")
             return _INTERRUPTED
         return self._last_things()
+
+    def _leave(self) -> None:
+        """The operator's kill switch: say so where there is a connection, and end with that error."""
+        if self._switch.withdrawn:
+            actions = self._run.withdraw(has_withdrawn())
+            self._switch.withdrawal_done()
+            self._act(actions)
+        reason = is_paused()
+        self._act((Send(Abort(code=reason.code, cause="this hospital is paused", hint="")), Stop(reason)))
 
     def _last_things(self) -> int:
         """Score the last state if that is still to be done; the run itself is over."""
         closing = self._memory.closing
         if closing is not None and closing.round + 1 == self._mandate.policy.rounds:
             self._act((Evaluate(closing.round + 1, self._memory.state.model, last=True),))
+        self._audit.end()
         self._worker.finish()
         while not self._events.empty():
             self._raise_failure(self._events.get())
@@ -207,6 +247,7 @@ class _Service:
 
     def _receive(self, event: Received) -> bool:
         kind = type(event.message).__name__
+        self._audit.before()
         try:
             actions = self._run.receive(event.message, event.attachment)
         except PeerViolation as error:
@@ -215,6 +256,7 @@ class _Service:
         self._log.event("received", kind=kind)
         if isinstance(event.message, OpenEpoch):  # before anything is said in the run
             claim(self._config.state, self._mandate.policy_hash, event.message.manifest.run_hash)
+        self._audit.after(event.message)
         return self._act(actions)
 
     def _act(self, actions: tuple[NodeAction, ...]) -> bool:
@@ -232,6 +274,7 @@ class _Service:
                 case Stop(error=None):
                     return True
                 case Stop(error=error) if error is not None:
+                    self._audit.end(error.code)
                     raise error
         return False
 
@@ -248,6 +291,12 @@ class _Service:
                 raise error
             case Crashed(fault):
                 raise fault
+
+
+def _refuse_left_run(memory: NodeMemory, mandate: Mandate) -> None:
+    """A run that its operator left does not go on here; only another approval leads to another run."""
+    if memory.journal.get("run/withdrawn") is not None and not mandate.fresh:
+        raise has_withdrawn()
 
 
 def _largest_attachment(layout: UpdateLayout) -> int:

@@ -19,6 +19,7 @@ import yaml
 from aggregator import admission
 from aggregator.authority import create_authority
 from aggregator.status import read_summaries
+from fedvlm_secure.cli.budgets import open_budget, population_of
 from fedvlm_secure.cli.children import Child, ChildFailed
 from fedvlm_secure.cli.hospitals import Hospital
 from fedvlm_secure.errors import RunAborted
@@ -152,6 +153,7 @@ class Consortium:
             bundle = read_file(bundles[node], missing_hint="")
             member.keystore.install(bundle, read_file(pinned, missing_hint=""), datetime.now(UTC))
             approvals.approve(member.state, source, now)
+            open_budget(member.state, node, source.policy)
         return SetUp(listed, policy_hash(source.policy), serials, time.monotonic() - start_s)
 
     def _make_member(self, hospital: Hospital) -> Member:
@@ -197,7 +199,7 @@ class Consortium:
             "node": str(node),
             "state": str(member.state.resolve()),
             "aggregator": self._address,
-            "population": f"{node}-demo",
+            "population": population_of(node),
             "data": dict(member.hospital.source),
             "threads": 1,
         }

@@ -12,6 +12,7 @@ from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.explain import explain as explain_policy
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.loading import load_policy
+from fedvlm_secure.policy.projection import Projection, project
 
 app = typer.Typer(
     name="policy",
@@ -32,7 +33,7 @@ def check(policy_path: PolicyPath, nodes: Nodes = None, as_json: AsJson = False)
     policy = load_policy(policy_path)
     feasible = feasibility.check(policy, nodes if nodes is not None else policy.cohort.min_nodes)
     terms = feasible.terms
-    fields = {
+    fields: dict[str, object] = {
         "policy": policy.name,
         "policy_hash": policy_hash(policy).hex(),
         "nodes": terms.n,
@@ -45,13 +46,23 @@ def check(policy_path: PolicyPath, nodes: Nodes = None, as_json: AsJson = False)
     }
     if policy.protection.method == "none":
         console.warn("fedvlm", "UNPROTECTED: the aggregator sees every hospital's update in clear")
+    projection = project(policy)
+    if projection is not None:
+        fields["privacy"] = projection.as_json()
+        for warning in projection.warnings:
+            console.warn("fedvlm", warning)
     if terms.warning:
         console.warn("fedvlm", f"{terms.n} hospitals, colluding {terms.c}: {terms.warning}")
     if as_json:
         console.emit_json(fields)
         return
-    for name, value in fields.items():
+    for name, value in (fields if projection is None else fields | _shown(projection)).items():
         console.say(f"{name}: {value}")
+
+
+def _shown(projection: Projection) -> dict[str, object]:
+    rounds = ", ".join(f"{cost:.2f}" for _, cost in projection.trajectory)
+    return {"privacy": f"epsilon {rounds} by round at delta {projection.delta:g}, for one patient at one hospital"}
 
 
 @app.command()

@@ -105,7 +105,7 @@ def _prepare(asked: _Asked) -> tuple[Policy, dict[NodeId, TrainedWork], list[Dro
             own_data=own_data,
         ).policy
         drops = [parse_drop(text, [hospital.node for hospital in hospitals], policy.rounds) for text in asked.drops]
-        return policy, _works(policy, hospitals, asked.base, folder), drops
+        return policy, _works(policy, hospitals, asked.base, folder, asked.seed), drops
 
 
 def _hospitals(asked: _Asked) -> tuple[Hospital, ...]:
@@ -188,13 +188,16 @@ class _Run:
         return Progress(tuple(self.federation.nodes), last, "done", last, (), (), closed, rows)
 
 
-def _works(policy: Policy, hospitals: Sequence[Hospital], base: Path | None, folder: Path) -> dict[NodeId, TrainedWork]:
+def _works(
+    policy: Policy, hospitals: Sequence[Hospital], base: Path | None, folder: Path, seed: int
+) -> dict[NodeId, TrainedWork]:
     """Every hospital's model and data, made as its own node would make them."""
     import yaml
 
     from fedvlm_secure.policy.node_config import load_node_config
+    from fedvlm_secure.simulate.memory import ShakeEntropy
     from fedvlm_secure.simulate.training import TrainedWork
-    from node.hospital import build_training
+    from node.hospital import build_training, with_mechanism
 
     works = {}
     for hospital in hospitals:
@@ -209,7 +212,10 @@ def _works(policy: Policy, hospitals: Sequence[Hospital], base: Path | None, fol
             fields["base"] = str(base.resolve())
         path = folder / f"{hospital.node}.yaml"
         path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
-        works[hospital.node] = TrainedWork(build_training(policy, load_node_config(path)), policy)
+        config = load_node_config(path)
+        entropy = ShakeEntropy(seed, f"{hospital.node}/noise")  # synthetic patients or a trial: never a real release
+        training = with_mechanism(policy, config, build_training(policy, config), entropy)
+        works[hospital.node] = TrainedWork(training, policy)
     return works
 
 

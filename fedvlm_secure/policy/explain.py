@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.feasibility import Feasible
+from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.privacy_words import not_covered, promise
 from fedvlm_secure.policy.schema import CountedWeights, DeclaredWeights, Policy
 from fedvlm_secure.policy.section import format_seconds
 from fedvlm_secure.ring.lanes import WORD_BYTES
@@ -44,6 +46,7 @@ def explain(policy: Policy, nodes: int, coordinates: int | None = None) -> Expla
         (
             ("What is done", _done(policy)),
             ("What leaves a hospital", _released(policy)),
+            ("What a patient is promised", promise(policy, coordinates)),
             ("Who can see what", tuple(f"{seen.party}: {seen.sees}" for seen in visibility(policy))),
             ("What is not protected", unprotected(policy)),
             ("Who must be there", _cohort(policy, feasible)),
@@ -55,6 +58,8 @@ def explain(policy: Policy, nodes: int, coordinates: int | None = None) -> Expla
 def visibility(policy: Policy) -> tuple[Visibility, ...]:
     """Who sees what of one hospital's update, by party."""
     clear = policy.protection.method == "none"
+    private = isinstance(policy.privacy, DpSgd)
+    bound = f"{'epsilon' if private else 'nothing'} bounds what it says about one patient"
     update = (
         "EVERY hospital's update, in clear" if clear else "only the sum over all surviving hospitals, and who they are"
     )
@@ -62,14 +67,14 @@ def visibility(policy: Policy) -> tuple[Visibility, ...]:
         Visibility("the hospital itself", "its images, questions, answers and its own update; they stay there"),
         Visibility("the aggregator", update),
         Visibility("the other hospitals", "the same sum (each checks the new model against it), and who took part"),
-        Visibility("readers of the tuned model", "the model; nothing bounds what it says about one patient"),
+        Visibility("readers of the tuned model", f"the model; {bound}"),
     )
 
 
 def unprotected(policy: Policy) -> tuple[str, ...]:
     """What this policy does not protect against, one line each."""
     lines = [
-        "the tuned model and each round's sum: no differential privacy, so no epsilon can be stated",
+        *not_covered(policy),
         "that a hospital took part, when, and how long it needed",
         "with three hospitals, each one's share from the two others together: a sum less one's own is theirs",
         "the sum's truth: a lying aggregator may publish any sum within the bounds",
@@ -84,14 +89,32 @@ def unprotected(policy: Policy) -> tuple[str, ...]:
 
 def _done(policy: Policy) -> tuple[str, ...]:
     base = policy.model.base.name or policy.model.base.path
-    local = policy.local
-    amount = f"{local.steps} steps" if local.steps is not None else f"{local.epochs} epochs"
-    trained = f"{amount} of batch {local.batch_size} on its own rows ({', '.join(policy.contract.tasks)})"
+    local, privacy = policy.local, policy.privacy
+    if isinstance(privacy, DpSgd):
+        amount = f"{privacy.steps_per_round} noised steps"
+    else:
+        steps = f"{local.steps} steps" if local.steps is not None else f"{local.epochs} epochs"
+        amount = f"{steps} of batch {local.batch_size}"
+    trained = f"{amount} on its own rows ({', '.join(policy.contract.tasks)})"
     return (
-        f"{policy.rounds} rounds tune {policy.model.strategy} of the base model {base}",
+        f"{policy.rounds} rounds tune {_tuned(policy)} of the base model {base}",
         f"each round a hospital trains {trained}, at learning rate {local.learning_rate:g} ({local.schedule})",
-        f"the aggregator combines by {policy.algorithm.name}; every hospital recomputes that step and compares",
+        f"the aggregator combines by {_algorithm(policy)}; every hospital recomputes that step and compares",
     )
+
+
+def _tuned(policy: Policy) -> str:
+    first = policy.model.connector_rounds
+    if first is None:
+        return policy.model.strategy
+    return f"{policy.model.strategy} (connector alone to round {first}, LoRA alone from round {first + 1})"
+
+
+def _algorithm(policy: Policy) -> str:
+    named = policy.algorithm.model_dump()
+    name, compat = named.pop("name"), named.pop("reference_compat", False)
+    numbers = [f"{field} {value:g}" for field, value in named.items()] + ["reference_compat"] * compat
+    return f"{name} ({', '.join(numbers)})" if numbers else str(name)
 
 
 def _released(policy: Policy) -> tuple[str, ...]:
@@ -99,7 +122,11 @@ def _released(policy: Policy) -> tuple[str, ...]:
     lines = [f"one update per round, each value cut off at {policy.protection.max_update:g}, {how}"]
     if isinstance(policy.weights, CountedWeights):
         lines.append(f"its number of training rows (at most {policy.weights.counted.cap}), inside that same vector")
-    lines.append("its summed training loss and the count behind it, inside that same vector")
+    if isinstance(policy.privacy, DpSgd):
+        lines[0] += "; noised before that, so that even alone it says little about one patient"
+        lines.append("no loss, no number of rows: nothing that depends on a patient leaves without noise")
+    else:
+        lines.append("its summed training loss and the count behind it, inside that same vector")
     if policy.evaluation.release == "totals":
         asked = "all its" if policy.evaluation.limit is None else f"up to {policy.evaluation.limit}"
         lines.append(f"right answers and questions counted on {asked} test questions, inside that same vector")

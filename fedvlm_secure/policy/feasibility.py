@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.policy import thresholds
+from fedvlm_secure.policy.privacy import DpSgd
 from fedvlm_secure.policy.schema import DeclaredWeights, Policy
 from fedvlm_secure.policy.thresholds import CohortTerms
 from fedvlm_secure.ring.lanes import LaneFormat, lane_format
@@ -30,12 +31,15 @@ def check(policy: Policy, nodes: int, node_ids: frozenset[str] | None = None) ->
         node_ids: the roster's ids where known; declared weights are then compared with them.
 
     Raises:
-        PolicyError: COHORT_TOO_SMALL, COHORT_INFEASIBLE, RING_HEADROOM or WEIGHTS_MISMATCH; the cause names the field.
+        PolicyError: COHORT_TOO_SMALL, COHORT_INFEASIBLE, RING_HEADROOM, WEIGHTS_MISMATCH or PATIENTS_MISMATCH; the
+            cause names the field.
     """
     terms = thresholds.resolve(policy.cohort, nodes)
     lanes = lane_format(policy.protection.lanes, nodes)
     if node_ids is not None and isinstance(policy.weights, DeclaredWeights):
         _check_declared(policy.weights, node_ids)
+    if node_ids is not None and isinstance(policy.privacy, DpSgd):
+        _check_expected(policy.privacy, node_ids)
     return Feasible(terms, lanes, lanes.scale_bits(policy.protection.max_update))
 
 
@@ -71,4 +75,14 @@ def _check_declared(weights: DeclaredWeights, node_ids: frozenset[str]) -> None:
             "WEIGHTS_MISMATCH",
             f"weights.declared names {len(declared)} hospitals, the roster {len(node_ids)}; they differ in {odd}",
             "declare one size for each hospital of the roster",
+        )
+
+
+def _check_expected(privacy: DpSgd, node_ids: frozenset[str]) -> None:
+    missing = sorted(node_ids - frozenset(privacy.expected_patients))
+    if missing:
+        raise PolicyError(
+            "PATIENTS_MISMATCH",
+            f"privacy.expected_patients does not name {', '.join(missing[:5])}",
+            "declare a number of patients for each hospital of the roster",
         )

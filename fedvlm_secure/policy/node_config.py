@@ -78,7 +78,8 @@ class NodeConfig(Section):
     """One hospital's service. Relative paths start at the folder of the file.
 
     `roster` defaults to the copy that `fedvlm-node install` pinned; `policies`, where given, narrows the approved
-    policies to these; `base` is a local copy of the base model, else the shipped one of the policy's name.
+    policies to these; `base` is a local copy of the base model, else the shipped one of the policy's name;
+    `ledger_anchor` is the file in a second place that guards the budget's ledger.
     """
 
     node: Identifier
@@ -92,6 +93,7 @@ class NodeConfig(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")] = "cpu"
     threads: int = Field(default=1, ge=1, le=1024)
     microbatch: int | None = Field(default=None, ge=1)
+    ledger_anchor: Path | None = None
     limits: OwnLimits = OwnLimits()
     evaluation: OwnEvaluation = OwnEvaluation()
 

@@ -6,11 +6,14 @@ Values of a later version are in `NOT_YET` with the reason, so that asking for o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from fedvlm_secure.policy.algorithms import Algorithm, FedAvg
+from fedvlm_secure.policy.privacy import DP_MIN_PATIENTS, DpSgd, Privacy
+from fedvlm_secure.policy.privacy_rules import check_private
 from fedvlm_secure.policy.section import (
     Auto,
     HexDigest,
@@ -21,32 +24,22 @@ from fedvlm_secure.policy.section import (
     contradiction,
 )
 
-Strategy = Literal["connector", "lora", "connector+lora"]
+Strategy = Literal["connector", "lora", "connector+lora", "two-stage"]
+Stage = Literal["connector", "lora"]
 Task = Literal["vqa", "classification"]
 NonNegative = Annotated[int, Field(ge=0)]
+DEFAULT_BATCH_SIZE = 8
 
 _HE_REASON = "homomorphic aggregation is not built yet; use protection.method: masking"
-_DP_REASON = "differential privacy is not built yet; use privacy.mechanism: none, which the report shows as unprotected"
-_ALGORITHM_REASON = "only fedavg is built yet"
+_DISTRIBUTED_REASON = "noise shared between hospitals is not built yet; use dp_sgd, where each hospital adds its own"
 _TASK_REASON = "captions and boxes are not trained or scored yet; name vqa, classification or both"
 NOT_YET: Mapping[tuple[str, str], str] = {
-    ("model.strategy", "two-stage"): "use connector+lora, connector or lora",
     **{("model.connector", kind): "use connector: keep" for kind in ("linear", "mlp2", "mlp6")},
     **{("model.lora.factors", kind): "use factors: both or ffa" for kind in ("rolora", "fedsvd")},
     **{(f"contract.tasks[{at}]", kind): _TASK_REASON for at in range(4) for kind in ("caption", "grounding")},
-    **{
-        ("algorithm.name", kind): _ALGORITHM_REASON
-        for kind in (
-            "fedprox",
-            "fedavgm",
-            "fedadagrad",
-            "fedadam",
-            "fedyogi",
-            "scaffold",
-        )
-    },
+    ("algorithm.name", "scaffold"): "it needs a second protected vector; use fedprox against drift between hospitals",
     **{("protection.method", kind): _HE_REASON for kind in ("bfv", "ckks")},
-    **{("privacy.mechanism", kind): _DP_REASON for kind in ("dp_sgd", "distributed")},
+    ("privacy.mechanism", "distributed"): _DISTRIBUTED_REASON,
     **{("evaluation.release", kind): "use totals (inside the protected sum) or none" for kind in ("final", "each")},
     ("local.precision", "bfloat16"): "use precision: float32",
 }
@@ -75,13 +68,32 @@ class LoraPolicy(Section):
 
 
 class ModelPolicy(Section):
-    """What is tuned, and from which common start."""
+    """What is tuned, and from which common start.
+
+    `two-stage`: the first `connector_rounds` rounds train the connector, the later ones the LoRA factors.
+    """
 
     base: BaseModelPolicy
     strategy: Strategy
+    connector_rounds: int | None = Field(default=None, ge=1, le=100_000)
     connector: Literal["keep"] = "keep"
     lora: LoraPolicy = LoraPolicy()
     seed: int = Field(ge=0, lt=1 << 32)
+
+    @model_validator(mode="after")
+    def _rounds_of_the_first_stage(self) -> ModelPolicy:
+        staged = self.strategy == "two-stage"
+        if staged and self.connector_rounds is None:
+            raise contradiction("connector_rounds", "is missing", "say how many rounds train the connector first")
+        if not staged and self.connector_rounds is not None:
+            raise contradiction("connector_rounds", "stands beside another strategy than two-stage", "remove the line")
+        return self
+
+    def stage_at(self, round_number: int) -> Stage | None:
+        """What trains in a round, counted from 0; None where the strategy has no stages."""
+        if self.connector_rounds is None:
+            return None
+        return "connector" if round_number < self.connector_rounds else "lora"
 
 
 def _vocabulary_file(text: str) -> str:
@@ -174,21 +186,11 @@ class DeclaredWeights(Section):
     declared: dict[Identifier, Annotated[int, Field(ge=1, le=1 << 31)]] = Field(min_length=1)
 
 
-class FedAvg(Section):
-    """The new model is the old one plus the weighted mean of the updates. Source: McMahan et al. 2017, algorithm 1."""
-
-    TAG = "name"
-
-    name: Literal["fedavg"] = "fedavg"
-
-
-Algorithm = FedAvg
-
-
 class LocalPolicy(Section):
     """Training inside a hospital, the same at all.
 
     `schedule: cosine` falls over the policy's rounds; `augment: shift` moves each training picture by up to two pixels.
+    Steps, epochs and batch size are without differential privacy only, where exactly one of the first two is needed.
     """
 
     optimizer: Literal["adamw"] = "adamw"
@@ -196,14 +198,20 @@ class LocalPolicy(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     steps: int | None = Field(default=None, ge=1, le=1_000_000)
     epochs: int | None = Field(default=None, ge=1, le=10_000)
-    batch_size: int = Field(default=8, ge=1, le=65_536)
+    batch_size: int | None = Field(default=None, ge=1, le=65_536)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     augment: Literal["none", "shift"] = "none"
     precision: Literal["float32"] = "float32"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _batch_size(cls, values: dict[str, Any]) -> dict[str, Any]:
+        asked = values.get("steps") is not None or values.get("epochs") is not None
+        return {"batch_size": DEFAULT_BATCH_SIZE, **values} if asked else values
+
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> LocalPolicy:
-        if (self.steps is None) == (self.epochs is None):
+        if self.steps is not None and self.epochs is not None:
             raise contradiction("steps", "and local.epochs: exactly one of them is needed")
         return self
 
@@ -214,17 +222,6 @@ class ProtectionPolicy(Section):
     method: Literal["masking", "none"]
     lanes: Auto | Literal[2, 3, 4] = "auto"
     max_update: float = Field(gt=0, le=1024)
-
-
-class NoPrivacy(Section):
-    """No formal protection of the released model."""
-
-    TAG = "mechanism"
-
-    mechanism: Literal["none"]
-
-
-Privacy = NoPrivacy
 
 
 class EvaluationPolicy(Section):
@@ -259,6 +256,34 @@ class Policy(Section):
     privacy: Privacy
     evaluation: EvaluationPolicy = EvaluationPolicy()
     limits: LimitsPolicy = LimitsPolicy()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _private_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Under `dp_sgd`, A is frozen and 20 patients are the least where the file, read by now, is silent."""
+        if not isinstance(values.get("privacy"), DpSgd):
+            return values
+        filled = dict(values)
+        model, limits = values.get("model"), values.get("limits", LimitsPolicy())
+        if isinstance(model, ModelPolicy) and "factors" not in model.lora.model_fields_set:
+            lora = model.lora.model_copy(update={"factors": "ffa"})
+            filled["model"] = model.model_copy(update={"lora": lora})
+        if isinstance(limits, LimitsPolicy) and "min_patients" not in limits.model_fields_set:
+            filled["limits"] = limits.model_copy(update={"min_patients": DP_MIN_PATIENTS})
+        return filled
+
+    @model_validator(mode="after")
+    def _privacy_holds_throughout(self) -> Policy:
+        check_private(self)
+        return self
+
+    @model_validator(mode="after")
+    def _both_stages_have_rounds(self) -> Policy:
+        first = self.model.connector_rounds
+        if first is not None and first >= self.rounds:
+            hint = f"use model.connector_rounds below {self.rounds}, or the strategy connector"
+            raise contradiction("model.connector_rounds", f"{first} of {self.rounds} rounds leave LoRA no round", hint)
+        return self
 
     @model_validator(mode="after")
     def _unprotected_by_name_only(self) -> Policy:

@@ -236,7 +236,9 @@ class AggregatorRound:
         memory = self.own.memory
         plan, survivors = memory.plan, memory.survivors
         try:
-            state, scalars = next_state(self.own.policy, memory.manifest, memory.state, total, len(survivors))
+            state, scalars = next_state(
+                self.own.policy, memory.manifest, memory.state, total, len(survivors), round_number=plan.round
+            )
         except ValueError as error:
             raise PeerViolation("BAD_SUM", f"the sum of round {plan.round} does not unpack: {error}", "") from error
         content = total.astype("<u8", copy=False).tobytes()
@@ -250,7 +252,10 @@ class AggregatorRound:
             state_hash=state.digest,
         )
         self.own.blobs.put(result.sum_root, content)
-        summary = canonical.encode(self._summary(total, scalars, state.model - memory.state.model))
+        digests = _digests(before=memory.closing.state_hash, after=state.digest, result=result.digest)
+        summary = canonical.encode(
+            {**self._summary(total, scalars, state.model - memory.state.model), "ctx": result.ctx.hex(), **digests}
+        )
         puts: dict[str, bytes | Record] = {
             "result": result,
             "next-state": state.to_bytes(),
@@ -323,8 +328,9 @@ class AggregatorRound:
             round=certificate.round, result_hash=certificate.result_hash, state_hash=certificate.state_hash
         )
         stored = memory.journal.get("totals")
-        summary = canonical.encode(self._void_summary()) if void or stored is None else stored
         state = memory.state if void else memory.next_state
+        digests = _digests(before=closing.state_hash, after=closing.state_hash, result=closing.result_hash)
+        summary = canonical.encode({**self._void_summary(), **digests}) if void or stored is None else stored
         puts: dict[str, bytes | Record] = {"certificate": certificate, "closing": closing, "state": state.to_bytes()}
         memory.commit({**puts, summary_key(closing.round): summary})
         self.own.spool.discard(ctx)
@@ -339,3 +345,8 @@ class AggregatorRound:
         plan = memory.plan
         survivors = list(memory.survivors)
         return {"round": plan.round, "attempt": plan.attempt, "void": True, "survivors": survivors}
+
+
+def _digests(*, before: Digest, after: Digest, result: Digest) -> dict[str, str]:
+    """What the audit record of a closed round is bound to."""
+    return {"model_before": before.hex(), "model_after": after.hex(), "result": result.hex()}

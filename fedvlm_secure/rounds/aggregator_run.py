@@ -11,6 +11,7 @@ from fedvlm_secure.rounds.aggregator_round import AggregatorRound
 from fedvlm_secure.rounds.aggregator_self import AggregatorSelf
 from fedvlm_secure.rounds.aggregator_setup import AggregatorSetup
 from fedvlm_secure.rounds.presence import RECONNECT_S, Presence
+from fedvlm_secure.rounds.progress import describe_progress
 from fedvlm_secure.secagg.merkle import chunk_root
 from fedvlm_secure.secagg.messages import (
     Abort,
@@ -72,23 +73,7 @@ class AggregatorRun:
 
     def progress(self) -> dict[str, object]:
         """Phase, round, who is there, a summary per closed round: JSON-able, no secrets, no update."""
-        memory = self._own.memory
-        opened = memory.opened
-        in_round = opened is not None and memory.journal.get("plan") is not None
-        return {
-            "phase": str(self.phase),
-            "run": None if opened is None else opened.manifest.run_id.hex(),
-            "nodes": [] if opened is None else list(opened.manifest.nodes),
-            "threshold": None if opened is None else opened.manifest.threshold,
-            "colluding": None if opened is None else opened.manifest.colluding,
-            "dimension": None if opened is None else opened.manifest.dimension,
-            "rounds": self._own.policy.rounds,
-            "round": memory.plan.round if in_round else None,
-            "attempt": memory.plan.attempt if in_round else None,
-            "connected": list(self._presence.connected_nodes()),
-            "uploaded": list(memory.uploaded) if in_round else [],
-            "summaries": memory.summaries,
-        }
+        return describe_progress(self._own.memory, self._own.policy.rounds, self._presence.connected_nodes())
 
     def connected(self, node: NodeId, now_s: float) -> Outbox:
         """A roster member's session opened; it will say Hello."""
@@ -108,6 +93,14 @@ class AggregatorRun:
     def tick(self, now_s: float) -> Outbox:
         """Time passed."""
         return self._advance(now_s)
+
+    def abort(self) -> Outbox:
+        """The coordinator ends the run for everybody; a run that is over stays as it is."""
+        if self.finished:
+            return ()
+        return self._abort(
+            "RUN_ENDED", "the coordinator ended the run", "the last certified model is kept; a new run needs approvals"
+        )
 
     def check_upload(self, node: NodeId, bundle: UploadBundle) -> int:
         """Bytes of the vector to expect, checked before anything is stored. See AggregatorRound.check_upload."""

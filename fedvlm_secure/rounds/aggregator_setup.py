@@ -90,7 +90,7 @@ class AggregatorSetup:
             dimension=dimension,
             aggregator=own.signer.public,
         )
-        state = initial_state(dimension)
+        state = initial_state(own.policy, dimension)
         closing = Closing(round=-1, result_hash=NO_RESULT, state_hash=state.digest)
         self._open(manifest, epoch=0, first_round=0, puts={"closing": closing, "state": state.to_bytes()})
 

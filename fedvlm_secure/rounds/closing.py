@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fedvlm_secure.errors import PeerViolation
-from fedvlm_secure.fl.server import SERVER_STEPS, mean_update
+from fedvlm_secure.fl.algorithms import Adaptive, PlainAverage, ServerAlgorithm, ServerMomentum, adagrad, adam, yogi
+from fedvlm_secure.fl.server import mean_update
 from fedvlm_secure.fl.state import ServerState
+from fedvlm_secure.policy.algorithms import Algorithm, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.ring.quantise import WEIGHT_BITS
 from fedvlm_secure.rounds.terms import vector_of
 from fedvlm_secure.secagg.cohort import Cohort
 from fedvlm_secure.secagg.messages import Certificate, Manifest
 from fedvlm_secure.secagg.record import Record, verify
-from fedvlm_secure.types import Digest, NodeId, Words
+from fedvlm_secure.types import Digest, Float32Vector, NodeId, Words
 
 NO_RESULT = Digest(bytes(32))
 """Stands in the chain before the first round."""
+
+STAGE = "stage"
+"""Number in the state of a two-stage run: 0.0 while it trains the connector, 1.0 with the first step of LoRA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +56,39 @@ def check_certificate(
     return Closing(round=certificate.round, result_hash=certificate.result_hash, state_hash=certificate.state_hash)
 
 
-def initial_state(dimension: int) -> ServerState:
-    """The common start: no difference from it yet."""
-    return ServerState(np.zeros(dimension, dtype=np.float32))
+def server_algorithm(section: Algorithm) -> ServerAlgorithm:
+    """The step that a policy names, with the policy's numbers."""
+    match section:
+        case FedAvgM():
+            return ServerMomentum(section.server_lr, section.momentum, damped=section.reference_compat)
+        case FedAdagrad():
+            return Adaptive(adagrad, section.server_lr, section.tau, section.beta1, beta2=0.0)
+        case FedAdam() | FedYogi():
+            rule = adam if isinstance(section, FedAdam) else yogi
+            return Adaptive(
+                rule,
+                section.server_lr,
+                section.tau,
+                section.beta1,
+                section.beta2,
+                momentum_squared=section.reference_compat,
+            )
+        case FedAvg() | FedProx():
+            return PlainAverage()
+
+
+def initial_state(policy: Policy, dimension: int) -> ServerState:
+    """The common start: no difference from it yet, and the memory that the policy's algorithm begins with."""
+    return _begin(policy, np.zeros(dimension, dtype=np.float32), round_number=0)
 
 
 def next_state(
-    policy: Policy, manifest: Manifest, state: ServerState, total: Words, contributors: int
+    policy: Policy, manifest: Manifest, state: ServerState, total: Words, contributors: int, *, round_number: int
 ) -> tuple[ServerState, dict[str, int]]:
     """The replayed server step: unpack the sum, divide by the weights, apply the algorithm. Also the scalars' totals.
+
+    Args:
+        round_number: of the round that gave the sum, counted from 0.
 
     Raises:
         ValueError: a check word does not fit, or the sum has another length.
@@ -72,4 +101,17 @@ def next_state(
         weight_total=scalars["weight"],
         weight_bits=WEIGHT_BITS,
     )
-    return SERVER_STEPS[policy.algorithm.name](state, mean), scalars
+    if state.numbers.get(STAGE) != _stage_number(policy, round_number):
+        # the connector's momentum would go on moving it in rounds that train LoRA alone
+        state = _begin(policy, state.model, round_number)
+    return server_algorithm(policy.algorithm).step(state, mean), scalars
+
+
+def _begin(policy: Policy, model: Float32Vector, round_number: int) -> ServerState:
+    state, stage = server_algorithm(policy.algorithm).begin(model), _stage_number(policy, round_number)
+    return state if stage is None else replace(state, numbers={**state.numbers, STAGE: stage})
+
+
+def _stage_number(policy: Policy, round_number: int) -> float | None:
+    stage = policy.model.stage_at(round_number)
+    return None if stage is None else float(stage == "lora")

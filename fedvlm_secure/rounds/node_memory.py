@@ -155,6 +155,20 @@ class NodeMemory(JournalRecords):
         round_number, stored = canonical.decode(raw)
         return int(round_number), record_from_bytes(Reveal, stored)
 
+    @property
+    def charged(self) -> tuple[int, bool] | None:
+        """The last round whose charge was begun in this run, and whether its upload was journalled, too."""
+        raw = self.journal.get("run/charge")
+        if raw is None:
+            return None
+        round_number, uploaded = canonical.decode(raw)
+        return int(round_number), bool(uploaded)
+
+
+def encode_charge(round_number: int, *, uploaded: bool) -> bytes:
+    """Journal form of `NodeMemory.charged`."""
+    return canonical.encode([round_number, uploaded])
+
 
 def encode_roots(roots: Mapping[NodeId, Secret], round_number: int) -> bytes:
     """Journal form of the pair roots of a round."""

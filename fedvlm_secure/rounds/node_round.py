@@ -6,24 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedvlm_secure import canonical
-from fedvlm_secure.errors import ModelError, PeerViolation, UnexpectedMessage
+from fedvlm_secure.dp.events import NonPrivate
+from fedvlm_secure.errors import FedvlmError, ModelError, PeerViolation, StorageError, UnexpectedMessage
 from fedvlm_secure.ring.quantise import quantise
-from fedvlm_secure.rounds.actions import LocalUpdate, NodeAction, Send, Train, Upload
+from fedvlm_secure.rounds.actions import LocalUpdate, NodeAction, Send, Stop, Train, Upload
 from fedvlm_secure.rounds.closing import Closing, check_certificate
 from fedvlm_secure.rounds.history import check_history, history_key
 from fedvlm_secure.rounds.node_memory import (
     ROUND_KEYS,
     ROUND_SECRETS,
     SignedSet,
+    encode_charge,
     encode_opened,
     encode_reveal,
     encode_roots,
     encode_seeds,
 )
 from fedvlm_secure.rounds.node_self import NodeSelf
+from fedvlm_secure.rounds.purse import charge_for
 from fedvlm_secure.rounds.terms import cohort_of, context_of, node_weight, scalar_values, vector_of
 from fedvlm_secure.secagg.masking import SEED_BYTES, AttemptKeys, AttemptSeeds, bare_upload, prepare_upload
 from fedvlm_secure.secagg.messages import (
+    Abort,
     Plan,
     Refusal,
     RevealRequest,
@@ -61,6 +65,9 @@ class NodeRound:
             raise UnexpectedMessage("Plan before the epoch is ready")
         if current is None or message != current:
             self._check_plan(message, closing, keys.roster_hash)
+            refused = self._reserve(message)
+            if refused:
+                return refused
             self._accept(message, current)
         return self._carry_on(message)
 
@@ -93,6 +100,48 @@ class NodeRound:
             if shown != closing:
                 raise PeerViolation("BAD_CERTIFICATE", "the certificate is of another closing than this node's", "")
 
+    def _reserve(self, message: Plan) -> tuple[NodeAction, ...]:
+        """Ask the purse before anything is trained; empty when the round is covered, else what to do instead.
+
+        A later attempt re-masks the integers of the first and shares its charge.
+        """
+        own, memory = self.own, self.own.memory
+        charged = memory.charged
+        if charged is not None and charged[0] == message.round:
+            return ()
+        try:
+            own.purse.reserve(charge_for(own.policy, memory.manifest, message.round))
+        except FedvlmError as error:
+            return _leave(error)
+        return ()
+
+    def _spend(self, round_number: int) -> tuple[NodeAction, ...]:
+        """Charge the round, durably, before its upload exists; empty when it may be sent.
+
+        The journal says that a charge begins before it is made. So a crash in between goes on with the same charge,
+        while a journal that was wiped or set back does not release a second time what was charged once.
+        """
+        own, memory = self.own, self.own.memory
+        charge = charge_for(own.policy, memory.manifest, round_number)
+        if isinstance(charge.event, NonPrivate):
+            return ()
+        begun = memory.charged == (round_number, False)
+        if not begun:
+            memory.commit({"run/charge": encode_charge(round_number, uploaded=False)})
+        try:
+            fresh = own.purse.spend(charge)
+        except FedvlmError as error:
+            return _leave(error)
+        if fresh or begun:
+            return ()
+        return _leave(
+            StorageError(
+                "ROUND_CHARGED",
+                f"the ledger charged round {round_number} of this run before, the journal does not know of it",
+                "the journal was lost or set back; leave this run and approve the policy again for a new one",
+            )
+        )
+
     def _accept(self, message: Plan, current: Plan | None) -> None:
         same_round = current is not None and current.round == message.round
         kept = {"round/integers", "round/scalars"} if same_round else set()
@@ -113,12 +162,12 @@ class NodeRound:
         integers = memory.integers
         if integers is not None:
             return self._upload(plan, integers, memory.scalars, {})
-        if self.training(plan.round):
-            return ()
+        if self.training(plan.round) or memory.charged == (plan.round, True):
+            return ()  # released before and erased since: training again would be a second release on one charge
         return (Train(plan.round, plan.attempt, memory.state.model),)
 
     def trained(self, round_number: int, update: LocalUpdate) -> tuple[NodeAction, ...]:
-        """R1: encode once per round, mask for the accepted attempt, journal all of it, then upload.
+        """R1: encode once per round, charge it, mask for the accepted attempt, journal all of it, then upload.
 
         Raises:
             ModelError: NON_FINITE_UPDATE or ZERO_UPDATE; nothing was sent.
@@ -130,6 +179,7 @@ class NodeRound:
             plan is None
             or plan.round != round_number
             or memory.integers is not None
+            or memory.charged == (round_number, True)
             or (revealed is not None and revealed[0] == round_number)
         ):
             return ()  # the round went on without this node
@@ -147,10 +197,15 @@ class NodeRound:
             rounding_key=Secret(own.rounding.bytes(SEED_BYTES)),
         )
         scalars = scalar_values(own.policy, update, weight)
+        refused = self._spend(round_number)
+        if refused:
+            return refused
         stored = {
             "round/integers": quantised.integers.astype("<i8").tobytes(),
             "round/scalars": canonical.encode(scalars),
         }
+        if memory.charged is not None:
+            stored["run/charge"] = encode_charge(round_number, uploaded=True)
         return self._upload(plan, quantised.integers, scalars, stored)
 
     def _upload(
@@ -205,7 +260,7 @@ class NodeRound:
                 words=vector_of(memory.manifest).words,
                 identities=own.identities,
             )
-            key = history_key(own.population, memory.manifest, plan.state_hash)
+            key = history_key(own.population, memory.manifest, memory.state.model)
             history = check_history(memory.journal, key, nodes, memory.manifest.colluding)
         except RefusedSurvivors as refused:
             return (Send(own.signer.sign(Refusal, node=own.me, ctx=ctx, code=refused.code, nodes=refused.nodes)),)
@@ -250,3 +305,9 @@ class NodeRound:
         }
         memory.commit(puts, ROUND_SECRETS)
         return (Send(reveal),)
+
+
+def _leave(error: FedvlmError) -> tuple[NodeAction, ...]:
+    """Say that this hospital leaves, without its balance, and stop."""
+    reason = Abort(code=error.code, cause="this hospital's privacy budget does not allow the round", hint="")
+    return (Send(reason), Stop(error))

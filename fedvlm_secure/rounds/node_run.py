@@ -99,7 +99,9 @@ class NodeRun:
             case Finished():
                 return self._finish(message)
             case Abort():
-                if self._own.memory.opened_epoch is not None:
+                run = self._own.memory.opened_epoch
+                if run is not None:
+                    self._own.purse.close(run.manifest.run_hash)
                     self._own.memory.commit({"run/aborted": b"1"})
                 return (Stop(RunAborted(message.code, message.cause, message.hint)),)
 
@@ -116,6 +118,17 @@ class NodeRun:
         """Local training cannot be done: say so (without its text: it may speak of local files) and leave."""
         self._training_round = None
         reason = Abort(code=error.code, cause="local training failed at this node", hint="")
+        return (Send(reason), Stop(error))
+
+    def withdraw(self, error: FedvlmError) -> tuple[NodeAction, ...]:
+        """The operator takes this hospital out of the run for good: secrets erased, unspent budget freed."""
+        memory = self._own.memory
+        run = memory.opened_epoch
+        if run is not None and not self.finished:
+            self._own.purse.close(run.manifest.run_hash)
+            secrets = ["epoch/roots", "epoch/private", "epoch/ready", *ROUND_KEYS]
+            memory.commit({"run/aborted": b"1", "run/withdrawn": b"1"}, secrets)
+        reason = Abort(code=error.code, cause="this hospital withdrew from the run", hint="")
         return (Send(reason), Stop(error))
 
     def _result(self, message: Result, attachment: bytes | None) -> tuple[NodeAction, ...]:
@@ -156,7 +169,9 @@ class NodeRun:
         total = np.frombuffer(attachment, dtype="<u8").astype(np.uint64)
         before = memory.state
         try:
-            state, _ = next_state(own.policy, manifest, before, total, len(message.survivors))
+            state, _ = next_state(
+                own.policy, manifest, before, total, len(message.survivors), round_number=message.round
+            )
         except (ValueError, RunAborted) as error:  # an honest aggregator ends the run where the weights are zero
             raise PeerViolation("BAD_RESULT", f"no step follows from the sum: {error}", "") from error
         if state.digest != message.state_hash:
@@ -247,5 +262,6 @@ class NodeRun:
         )
         if shown != closing:
             raise UnexpectedMessage("Finished at another closing than this node's")
+        own.purse.close(manifest.run_hash)
         memory.commit({"run/finished": b"1"}, ["epoch/roots", "epoch/private", *ROUND_KEYS])
         return (Stop(None),)

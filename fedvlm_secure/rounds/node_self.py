@@ -10,6 +10,7 @@ from fedvlm_secure.layout import UpdateLayout
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.rounds.node_memory import NodeMemory
+from fedvlm_secure.rounds.purse import Purse
 from fedvlm_secure.secagg.messages import Hello
 from fedvlm_secure.secagg.record import Signer
 from fedvlm_secure.types import Digest, Entropy, NodeId
@@ -23,6 +24,7 @@ class NodeSelf:
     aggregator: the pinned Ed25519 public key.
     identities: the pinned Ed25519 public keys of every roster member.
     step_norm: largest L2 norm of one round's step that this hospital takes over; at most the policy's.
+    purse: the budget of that population: asked before a round is trained, charged before it is sent.
     min_nodes: smallest cohort this hospital joins; at least the policy's.
     rounding: entropy of the stochastic rounding alone, so that runs with and without masks round alike.
     population: name of the patients behind the data, for the survivor history (and the budget).
@@ -42,6 +44,7 @@ class NodeSelf:
     rounding: Entropy
     step_norm: float
     min_nodes: int
+    purse: Purse
 
     def hello(self) -> Hello:
         """What this node approved, what it made of it, where it stands."""

@@ -15,7 +15,8 @@ from fedvlm_secure.secagg.pairs import KEY_BYTES, check_public_key, pair_root, p
 from fedvlm_secure.secagg.record import Record, verify
 from fedvlm_secure.types import Secret
 
-RUN_KEYS = ("run/result-ack", "run/void-ack", "run/revealed", "run/finished", "run/aborted")
+RUN_ENDS = ("run/finished", "run/aborted", "run/withdrawn")
+RUN_KEYS = ("run/result-ack", "run/void-ack", "run/revealed", "run/charge", *RUN_ENDS)
 EPOCH_KEYS = ("epoch/keys", "epoch/roots", "epoch/ready")
 
 
@@ -46,10 +47,13 @@ class NodeSetup:
         }
         deletes = [*EPOCH_KEYS, *ROUND_KEYS]
         if new_run:
-            state = initial_state(own.layout.dimension)
+            state = initial_state(own.policy, own.layout.dimension)
             closing = Closing(round=-1, result_hash=NO_RESULT, state_hash=state.digest)
             puts |= {"run/state": state.to_bytes(), "run/closing": closing}
             deletes += RUN_KEYS
+            left = memory.opened_epoch
+            if left is not None:  # that run cannot open again here, so it needs no budget any more
+                own.purse.close(left.manifest.run_hash)
         memory.commit(puts, deletes)
         return (self._advert(message, private),)
 

@@ -8,6 +8,9 @@ import fedvlm_secure
 from fedvlm_secure.errors import ModelError
 from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.hashing import policy_hash
+from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.private_release import resolve_noise_multiplier
+from fedvlm_secure.policy.projection import project
 from fedvlm_secure.policy.schema import CountedWeights, DeclaredWeights, Policy
 from fedvlm_secure.ring.lanes import lane_format
 from fedvlm_secure.ring.quantise import WEIGHT_BITS, grid_weight
@@ -22,7 +25,9 @@ LOSS_BITS = 16
 
 
 def scalar_names(policy: Policy) -> tuple[str, ...]:
-    """The per-node numbers that ride as whole words, in order."""
+    """The per-node numbers that ride as whole words, in order; under differential privacy the public weight alone."""
+    if isinstance(policy.privacy, DpSgd):
+        return ("weight",)
     names = ["weight", "loss_sum", "loss_count"]
     if policy.evaluation.release == "totals":
         names += [f"{kind}:{task}" for task in policy.contract.tasks for kind in ("correct", "total")]
@@ -35,6 +40,8 @@ def scalar_values(policy: Policy, update: LocalUpdate, weight: int) -> dict[str,
     Raises:
         ModelError: NON_FINITE_LOSS, a loss sum that is NaN, infinite, negative or too large for its word.
     """
+    if isinstance(policy.privacy, DpSgd):
+        return {"weight": weight}
     if not 0.0 <= update.loss_sum < SCALAR_LIMIT >> LOSS_BITS:
         raise ModelError(
             "NON_FINITE_LOSS",
@@ -80,6 +87,7 @@ def make_manifest(
         PolicyError: the policy cannot be carried out with these nodes.
     """
     feasible = feasibility.check(policy, len(nodes), frozenset(nodes))
+    project(policy, dimension)  # refuses what cannot be paid for, or drowns in noise
     return Manifest(
         run_id=run_id,
         version=fedvlm_secure.__version__,
@@ -102,6 +110,7 @@ def make_manifest(
         hash_name="sha256",
         cipher_name="aes256-ctr",
         aggregator=aggregator,
+        noise_multiplier=resolve_noise_multiplier(policy, dimension),
     )
 
 
@@ -131,8 +140,8 @@ def context_of(plan: Plan, manifest: Manifest) -> Digest:
 
 
 def totals(scalars: Mapping[str, int]) -> dict[str, object]:
-    """The cohort's totals of a round in readable form: weight, mean loss, accuracy per task (None where unasked)."""
-    count = scalars["loss_count"]
+    """The cohort's totals of a round in readable form: weight, mean loss (None where none rode), accuracy per task."""
+    count = scalars.get("loss_count", 0)
     tasks = [name.removeprefix("total:") for name in scalars if name.startswith("total:")]
     return {
         "weight": scalars["weight"] / (1 << WEIGHT_BITS),

@@ -54,6 +54,7 @@ class Manifest(Record):
     hash_name: str
     cipher_name: str
     aggregator: bytes  # Ed25519 public key
+    noise_multiplier: float  # resolved sigma / clip norm; 0.0 without differential privacy
 
     @property
     def run_hash(self) -> Digest:

@@ -24,6 +24,7 @@ from fedvlm_secure.secagg.merkle import CHUNK_BYTES
 from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage, UploadBundle
 from fedvlm_secure.secagg.record import Signer
 from fedvlm_secure.simulate.memory import MemoryBlobs, MemoryJournal, MemorySpool, ShakeEntropy
+from fedvlm_secure.simulate.purse import MemoryPurse
 from fedvlm_secure.types import Digest, Float32Vector, NodeId
 
 STEP_S = 0.5
@@ -73,10 +74,17 @@ class Federation:
     works: one local work per hospital.
     seed: of all entropy; equal seeds give equal bytes everywhere.
     tap: sees every message before it is delivered.
+    purses: every hospital's budget; without it each has one without a limit.
     """
 
     def __init__(
-        self, policy: Policy, works: Mapping[NodeId, LocalWork], *, seed: int = 0, tap: Tap | None = None
+        self,
+        policy: Policy,
+        works: Mapping[NodeId, LocalWork],
+        *,
+        seed: int = 0,
+        tap: Tap | None = None,
+        purses: Mapping[NodeId, MemoryPurse] | None = None,
     ) -> None:
         self.now_s = 0.0
         self.policy = policy
@@ -97,6 +105,7 @@ class Federation:
             entropy=ShakeEntropy(seed, "aggregator"),
         )
         self.aggregator = AggregatorRun(self.aggregator_self, self.now_s)
+        self.purses = {node: MemoryPurse() if purses is None else purses[node] for node in works}
         self.nodes: dict[NodeId, SimulatedNode] = {}
         for node, work in sorted(works.items()):
             own = NodeSelf(
@@ -114,6 +123,7 @@ class Federation:
                 rounding=ShakeEntropy(seed, f"{node}/rounding"),
                 step_norm=policy.limits.step_norm,
                 min_nodes=policy.cohort.min_nodes,
+                purse=self.purses[node],
             )
             self.nodes[node] = SimulatedNode(own, NodeRun(own), work)
         self._to_aggregator: deque[tuple[NodeId, NodeMessage]] = deque()

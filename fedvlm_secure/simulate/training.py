@@ -10,6 +10,7 @@ from fedvlm_secure.rounds.actions import LocalUpdate
 from fedvlm_secure.types import Digest, Float32Vector
 
 if TYPE_CHECKING:
+    from fedvlm_secure.train.noised import NoisedTraining
     from fedvlm_secure.train.session import LocalTraining
     from fedvlm_secure.vlm.tasks.scores import Evaluation
 
@@ -21,14 +22,14 @@ class TrainedWork:
     that share their works can be compared in the time of one.
 
     Args:
-        training: this hospital's model and data.
+        training: this hospital's model and data, with noise where the policy asks for it.
         policy: says how much is scored, and what of it goes into the protected sum.
 
     Attributes:
         scores: closed rounds -> scores of that state; the last one over the whole test set.
     """
 
-    def __init__(self, training: LocalTraining, policy: Policy) -> None:
+    def __init__(self, training: LocalTraining | NoisedTraining, policy: Policy) -> None:
         self.scores: dict[int, Evaluation] = {}
         self._training, self._evaluation = training, policy.evaluation
         self._trained: dict[tuple[int, bytes], LocalUpdate] = {}

@@ -36,6 +36,8 @@ def test_comments_order_spelling_and_written_defaults_do_not_change_the_hash(pol
         ("rounds: 5", "rounds: 6"),
         ("1111", "1112"),
         ("strategy: lora", "strategy: connector"),
+        ("strategy: lora", "strategy: two-stage\n  connector_rounds: 2"),
+        ("version: 1", "version: 1\nalgorithm: {name: fedprox}"),
         ("seed: 7", "seed: 8"),
         ("image_size: 32", "image_size: 33"),
         ("[yes, no]", "[yes, no, maybe]"),
@@ -73,6 +75,7 @@ def test_the_hash_is_that_of_the_documented_bytes(policy_file: PolicyFile) -> No
         "model": {
             "base": {"name": "tiny-fuyu", "sha256": "1" * 64},
             "strategy": "lora",
+            "connector_rounds": None,
             "connector": "keep",
             "lora": {"r": 8, "alpha": 32.0, "factors": "both"},
             "seed": 7,

@@ -42,6 +42,7 @@ MANIFEST_LIES: dict[str, dict[str, Any]] = {
     "a finer scale": {"scale_bits": 99},
     "other scalars": {"scalars": ("weight",)},
     "other privacy": {"privacy": "dp_sgd"},
+    "other noise": {"noise_multiplier": 0.5},
     "more rounds": {"rounds": 1000},
     "longer epochs": {"epoch_rounds": 1000},
     "another hash": {"hash_name": "md5"},

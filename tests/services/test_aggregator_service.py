@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,8 @@ def _process(home: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, obje
 
 
 def _serve(home: Path) -> int:
-    return serve(POLICY, home, "127.0.0.1:0", True, clock=SteadyClock(), entropy=ShakeEntropy(0, "test"))
+    entropy = ShakeEntropy(0, "test")
+    return serve(POLICY, home, "127.0.0.1:0", True, clock=SteadyClock(), entropy=entropy, wall_s=time.time)
 
 
 def test_it_says_where_it_listens_and_stops_when_told(home: Path) -> None:

@@ -222,13 +222,14 @@ class LyingAggregator:
             "ctx": context_of(plan, self.manifest),
             "survivors": survivors,
             "sum_root": chunk_root(content),
-            "state_hash": changes.get("state_hash") or self._step(total, len(survivors)),
+            "state_hash": changes.get("state_hash") or self._step(total, len(survivors), plan.round),
         }
         return self.signer.sign(Result, **{**fields, **changes}), content
 
-    def _step(self, total: Words, contributors: int) -> bytes:
+    def _step(self, total: Words, contributors: int, round_number: int) -> bytes:
         state = self.node("a").own.memory.state
-        return bytes(next_state(self.cohort.policy, self.manifest, state, total, contributors)[0].digest)
+        policy, manifest = self.cohort.policy, self.manifest
+        return bytes(next_state(policy, manifest, state, total, contributors, round_number=round_number)[0].digest)
 
     def close(self, plan: Plan, total: Words, names: Iterable[str]) -> Certificate:
         """R4 honestly: everybody replays and acknowledges."""

@@ -129,7 +129,7 @@ class Abort(_message.Message):
     def __init__(self, code: _Optional[str] = ..., cause: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class Manifest(_message.Message):
-    __slots__ = ("run_id", "version", "nodes", "policy_hash", "base_fingerprint", "layout_digest", "dimension", "lanes_per_word", "scalars", "max_update", "scale_bits", "privacy", "protection", "colluding", "threshold", "min_survivors", "rounds", "epoch_rounds", "hash_name", "cipher_name", "aggregator")
+    __slots__ = ("run_id", "version", "nodes", "policy_hash", "base_fingerprint", "layout_digest", "dimension", "lanes_per_word", "scalars", "max_update", "scale_bits", "privacy", "protection", "colluding", "threshold", "min_survivors", "rounds", "epoch_rounds", "hash_name", "cipher_name", "aggregator", "noise_multiplier")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +151,7 @@ class Manifest(_message.Message):
     HASH_NAME_FIELD_NUMBER: _ClassVar[int]
     CIPHER_NAME_FIELD_NUMBER: _ClassVar[int]
     AGGREGATOR_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
     version: str
     nodes: _containers.RepeatedScalarFieldContainer[str]
@@ -172,7 +173,8 @@ class Manifest(_message.Message):
     hash_name: str
     cipher_name: str
     aggregator: bytes
-    def __init__(self, run_id: _Optional[bytes] = ..., version: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ..., policy_hash: _Optional[bytes] = ..., base_fingerprint: _Optional[bytes] = ..., layout_digest: _Optional[bytes] = ..., dimension: _Optional[int] = ..., lanes_per_word: _Optional[int] = ..., scalars: _Optional[_Iterable[str]] = ..., max_update: _Optional[float] = ..., scale_bits: _Optional[int] = ..., privacy: _Optional[str] = ..., protection: _Optional[str] = ..., colluding: _Optional[int] = ..., threshold: _Optional[int] = ..., min_survivors: _Optional[int] = ..., rounds: _Optional[int] = ..., epoch_rounds: _Optional[int] = ..., hash_name: _Optional[str] = ..., cipher_name: _Optional[str] = ..., aggregator: _Optional[bytes] = ...) -> None: ...
+    noise_multiplier: float
+    def __init__(self, run_id: _Optional[bytes] = ..., version: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ..., policy_hash: _Optional[bytes] = ..., base_fingerprint: _Optional[bytes] = ..., layout_digest: _Optional[bytes] = ..., dimension: _Optional[int] = ..., lanes_per_word: _Optional[int] = ..., scalars: _Optional[_Iterable[str]] = ..., max_update: _Optional[float] = ..., scale_bits: _Optional[int] = ..., privacy: _Optional[str] = ..., protection: _Optional[str] = ..., colluding: _Optional[int] = ..., threshold: _Optional[int] = ..., min_survivors: _Optional[int] = ..., rounds: _Optional[int] = ..., epoch_rounds: _Optional[int] = ..., hash_name: _Optional[str] = ..., cipher_name: _Optional[str] = ..., aggregator: _Optional[bytes] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
 
 class OpenEpoch(_message.Message):
     __slots__ = ("signature", "manifest", "epoch", "first_round")

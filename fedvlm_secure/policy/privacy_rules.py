@@ -1,0 +1,83 @@
+"""What the rest of a policy may not say under differential privacy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedvlm_secure.dp.delta import require_delta
+from fedvlm_secure.errors import PolicyError
+from fedvlm_secure.policy.privacy import DP_MIN_PATIENTS, DpSgd
+from fedvlm_secure.policy.section import contradiction
+
+if TYPE_CHECKING:
+    from fedvlm_secure.policy.schema import Policy
+
+_UNUSED = {
+    "steps": "each hospital makes privacy.steps_per_round steps",
+    "epochs": "each hospital makes privacy.steps_per_round steps; passes over the rows would tell their number",
+    "batch_size": "patients are drawn with chance privacy.sampling_rate; a fixed batch is not what is accounted for",
+}
+
+
+def check_private(policy: Policy) -> None:
+    """Refuse what would release something un-noised, or what the accounting does not cover.
+
+    Raises:
+        PydanticCustomError: `contradiction` about one field, which the loader turns into file and line.
+    """
+    privacy, local = policy.privacy, policy.local
+    if not isinstance(privacy, DpSgd):
+        if local.steps is None and local.epochs is None:
+            raise contradiction("local.steps", "and local.epochs: exactly one of them is needed")
+        return
+    for field, reason in _UNUSED.items():
+        if getattr(local, field) is not None:
+            raise contradiction(f"local.{field}", f"is not used under dp_sgd: {reason}", "remove the line")
+    if local.augment != "none" or local.weight_decay:
+        field = "augment" if local.augment != "none" else "weight_decay"
+        raise contradiction(f"local.{field}", "is not used under dp_sgd", "remove the line")
+    if policy.model.strategy == "two-stage":
+        raise contradiction("model.strategy", "two-stage is not built under dp_sgd yet", "use lora or connector+lora")
+    _check_releases(policy)
+    _check_numbers(policy, privacy)
+
+
+def _check_releases(policy: Policy) -> None:
+    if getattr(policy.weights, "counted", None) is not None:
+        raise contradiction(
+            "weights",
+            "counted tells a hospital's number of rows, un-noised",
+            "use weights: equal, or declared sizes, under dp_sgd",
+        )
+    if policy.evaluation.release != "none":
+        raise contradiction(
+            "evaluation.release",
+            "totals are exact counts over patients, un-noised",
+            "use release: none under dp_sgd; each hospital still sees its own accuracy",
+        )
+
+
+def _check_numbers(policy: Policy, privacy: DpSgd) -> None:
+    smallest = min(privacy.expected_patients.values())
+    try:
+        require_delta(privacy.delta, smallest)
+    except PolicyError as refused:
+        raise contradiction("privacy.delta", f"is {privacy.delta:g}: {refused.cause}", refused.hint) from refused
+    if policy.limits.min_patients < DP_MIN_PATIENTS:
+        raise contradiction(
+            "limits.min_patients",
+            f"is {policy.limits.min_patients}; dp_sgd asks for {DP_MIN_PATIENTS} or more",
+            "a hospital with fewer patients drowns in its own noise",
+        )
+    if smallest < policy.limits.min_patients:
+        raise contradiction(
+            "privacy.expected_patients",
+            f"has {smallest} for one hospital, below limits.min_patients {policy.limits.min_patients}",
+            "leave that hospital out, or correct the number",
+        )
+    if len(privacy.expected_patients) < policy.cohort.min_nodes:
+        raise contradiction(
+            "privacy.expected_patients",
+            f"names {len(privacy.expected_patients)} hospitals; cohort.min_nodes is {policy.cohort.min_nodes}",
+            "name every hospital of the roster",
+        )

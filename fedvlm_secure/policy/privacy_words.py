@@ -1,0 +1,73 @@
+"""What a policy promises a patient, in the words that an operator reads before approving."""
+
+from __future__ import annotations
+
+from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.projection import Projection, project
+from fedvlm_secure.policy.schema import Policy
+
+_LINES_SHOWN = 12
+
+NO_PROMISE = (
+    "nothing is promised: no epsilon can be stated",
+    "this hospital's ledger marks the population for ever as released without formal protection",
+)
+
+
+def promise(policy: Policy, dimension: int | None = None) -> tuple[str, ...]:
+    """The promise to one patient, line by line.
+
+    Args:
+        policy: a loaded policy.
+        dimension: d, trained values, where known; the noise is then put beside the signal.
+
+    Raises:
+        PolicyError: as `project`.
+    """
+    projection = project(policy, dimension)
+    privacy = policy.privacy
+    if projection is None or not isinstance(privacy, DpSgd):
+        return NO_PROMISE
+    whole = projection.trajectory[-1][1]
+    twice = projection.two_hospitals
+    lines = [
+        f"one patient at one hospital: epsilon {whole:.2f} at delta {privacy.delta:g} after all {policy.rounds} rounds "
+        f"({_adjacency(privacy)})",
+        "it holds against everybody: the aggregator, all other hospitals together, and readers of the model",
+        f"epsilon after each round: {_trajectory(projection)}",
+        f"a patient at two of these hospitals: epsilon {twice:.2f}",
+        f"noise of {projection.noise_multiplier:g} times the clip norm {privacy.clip_norm:g} is added in each of "
+        f"{privacy.steps_per_round} steps a round; each step draws every patient with chance {privacy.sampling_rate:g}",
+        f"counted by {projection.accountant}",
+        "each round is charged to this hospital's ledger before its update leaves, and never given back",
+    ]
+    if projection.pooled is not None:
+        lines.append(
+            f"noise beside the clipped step: {projection.pooled:.2f} times over all hospitals together; "
+            + ", ".join(f"{node} {ratio:.2f}" for node, ratio in projection.ratios.items())
+        )
+    lines += [f"WARNING: {warning}" for warning in projection.warnings]
+    return tuple(lines)
+
+
+def not_covered(policy: Policy) -> tuple[str, ...]:
+    """What stays outside the promise, or that there is none."""
+    if not isinstance(policy.privacy, DpSgd):
+        return ("the tuned model and each round's sum: no differential privacy, so no epsilon can be stated",)
+    return (
+        "a patient's presence at this hospital is hidden up to epsilon, not absolutely",
+        "what a model learns about patients in general, which holds for somebody who never took part, too",
+        "each hospital's expected number of patients, which stands in the policy",
+    )
+
+
+def _trajectory(projection: Projection) -> str:
+    shown = projection.trajectory
+    if len(shown) > _LINES_SHOWN:
+        step = -(-len(shown) // _LINES_SHOWN)
+        shown = (*shown[step - 1 :: step][:-1], projection.trajectory[-1])
+    return ", ".join(f"{cost:.2f} ({done})" for done, cost in shown)
+
+
+def _adjacency(privacy: DpSgd) -> str:
+    return "one added or removed" if privacy.adjacency == "add_or_remove" else "one replaced by another"
