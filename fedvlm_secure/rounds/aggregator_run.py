@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from fedvlm_secure.errors import FedvlmError, PeerViolation, RunAborted, UnexpectedMessage
 from fedvlm_secure.rounds.actions import Outbox, ToNode
 from fedvlm_secure.rounds.aggregator_memory import Phase
+from fedvlm_secure.rounds.aggregator_messages import phase_messages
 from fedvlm_secure.rounds.aggregator_round import AggregatorRound
 from fedvlm_secure.rounds.aggregator_self import AggregatorSelf
 from fedvlm_secure.rounds.aggregator_setup import AggregatorSetup
@@ -18,7 +19,6 @@ from fedvlm_secure.secagg.messages import (
     AggregatorMessage,
     CatchUp,
     EpochAck,
-    Finished,
     Hello,
     KeyAdvert,
     NodeMessage,
@@ -176,7 +176,7 @@ class AggregatorRun:
         if memory.ready is not None and self._closed[node] < memory.opened_at:
             out.append(memory.ready)
         head = tuple(ToNode(node, message) for message in out)
-        return (*head, *self._catch_up(node), *self._phase_messages([node]))
+        return (*head, *self._catch_up(node), *phase_messages(self._own.memory, self._round, [node]))
 
     def _catch_up(self, node: NodeId) -> Outbox:
         memory = self._own.memory
@@ -186,45 +186,8 @@ class AggregatorRun:
         root = chunk_root(memory.state.to_bytes())
         return (ToNode(node, CatchUp(certificate=memory.certificate), root),)
 
-    def _phase_messages(self, nodes: Iterable[NodeId]) -> Outbox:
-        """The present phase's message for each node that has a part in it."""
-        memory, phase = self._own.memory, self.phase
-        members = [node for node in nodes if node in memory.manifest.nodes]
-        match phase:
-            case Phase.KEYS:
-                return tuple(ToNode(node, memory.opened) for node in members if memory.opened is not None)
-            case Phase.AGREE:
-                return tuple(ToNode(node, memory.keys) for node in members)
-            case Phase.UPLOAD:
-                members = [node for node in members if node not in memory.excluded]
-                return tuple(ToNode(node, memory.plan) for node in members)
-            case Phase.SIGN:
-                survivors = [node for node in members if node in memory.survivors]
-                return tuple(ToNode(node, self._round.survivor_set(node)) for node in survivors)
-            case Phase.REVEAL:
-                signed = [node for node in members if node in memory.signatures]
-                waiting = [n for n in members if n in memory.survivors and n not in signed and self._round.protected]
-                return (
-                    *(ToNode(node, self._round.reveal_request()) for node in signed),
-                    *(ToNode(node, self._round.survivor_set(node)) for node in waiting),
-                )
-            case Phase.CERTIFY:
-                result = memory.result
-                return tuple(ToNode(node, result, result.sum_root) for node in members if result is not None)
-            case Phase.VOID:
-                request = memory.void_request
-                return tuple(ToNode(node, request) for node in members if request is not None)
-            case Phase.DONE:
-                certificate = memory.certificate
-                return tuple(ToNode(node, Finished(certificate=certificate)) for node in members if certificate)
-            case Phase.ABORTED:
-                abort = memory.abort
-                return tuple(ToNode(node, abort) for node in members if abort is not None)
-            case _:
-                return ()
-
     def _broadcast(self) -> Outbox:
-        return self._phase_messages(sorted(self._greeted))
+        return phase_messages(self._own.memory, self._round, sorted(self._greeted))
 
     def _advance(self, now_s: float) -> Outbox:
         """Step from phase to phase as far as what is journalled allows; tell each new phase to all who are there."""
