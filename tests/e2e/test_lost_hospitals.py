@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from fedvlm_secure.cli.hospitals import phantom_hospitals
 from fedvlm_secure.policy.derive import derive
 from fedvlm_secure.types import NodeId
 from tests.support.cohort import POLICIES
+from tests.support.processes import paused, sessions
 from tests.support.stalling_proxy import StallingProxy
 
 pytestmark = pytest.mark.e2e
@@ -72,29 +70,13 @@ def wait_for(running: Consortium, condition: Callable[[Consortium], bool]) -> No
     assert condition(running)
 
 
-@contextmanager
-def paused(running: Consortium, node: str) -> Iterator[None]:
-    """A hospital that stands still: the round stays open as long."""
-    pid = running.members[NodeId(node)].child.pids[-1]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def sessions(running: Consortium) -> int:
-    """How often the victim has connected."""
-    return sum(event.get("event") == "connected" and event.get("node") == VICTIM for event in running.steps)
-
-
 def restart_and_finish(running: Consortium) -> None:
     """The victim comes back after the first round is closed; the run waits for it in an open round."""
     wait_for(running, lambda r: len(closed(r)) >= 1)
-    before = sessions(running)
+    before = sessions(running, VICTIM)
     with paused(running, "coast"):
         running.restart(VICTIM)
-        wait_for(running, lambda r: sessions(r) > before)
+        wait_for(running, lambda r: sessions(r, VICTIM) > before)
     running.wait()
 
 
