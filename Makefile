@@ -37,8 +37,7 @@ format: .stamps/dev
 
 # The generated code is checked in; a test regenerates it and compares.
 proto: .stamps/dev
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=fedvlm_secure/wire/generated \
-		--pyi_out=fedvlm_secure/wire/generated --grpc_python_out=fedvlm_secure/wire/generated proto/fedvlm.proto
+	$(BIN)/python -m grpc_tools.protoc -Ifedvlm_secure/wire/generated=proto --python_out=. --pyi_out=. proto/fedvlm.proto
 
 # Federated against local-only, pooled and majority on three real institutions; DATA and PUBLIC name the packs.
 chest-comparison: .stamps/node
