@@ -54,7 +54,7 @@ def demo(
     policy: Annotated[
         Path | None,
         typer.Option(
-            "--policy", help="Policy file; without it policies/fedavg.yaml, or with --data policies/fedavg_images.yaml."
+            "--policy", help="Policy; without it policies/dp_fedavg.yaml, or with --data policies/fedavg_images.yaml."
         ),
     ] = None,
     data: Annotated[
@@ -97,7 +97,11 @@ def run_demo(options: DemoOptions) -> dict[str, object]:
 
     start_s = time.monotonic()
     hospitals = _hospitals(options)
-    source = options.policy if options.policy is not None else default_policy(own_data=options.data is not None)
+    source = (
+        options.policy
+        if options.policy is not None
+        else default_policy(own_data=options.data is not None, private=True)
+    )
     _make_out(options.out)
     with _ending_on_signals():
         agreed = demo_policy(

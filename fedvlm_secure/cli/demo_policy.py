@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fedvlm_secure
-from fedvlm_secure.cli.hospitals import Hospital, train_answers
+from fedvlm_secure.cli.hospitals import PHANTOM_PATIENTS, PHANTOMS, Hospital, train_answers, train_patients
 from fedvlm_secure.errors import ModelError, PolicyError
 from fedvlm_secure.policy.derive import derive
 from fedvlm_secure.policy.loading import load_policy
+from fedvlm_secure.policy.privacy import DpSgd
 from fedvlm_secure.policy.private_file import write_public
 from fedvlm_secure.policy.schema import Policy
 
 PHANTOM_POLICY = "fedavg.yaml"
+PRIVATE_POLICY = "dp_fedavg.yaml"
 IMAGE_POLICY = "fedavg_images.yaml"
 VOCABULARY_FILE = "answers.txt"
 DERIVED = "-derived"
@@ -34,13 +36,13 @@ class DemoPolicy:
     changed: tuple[str, ...]
 
 
-def default_policy(*, own_data: bool) -> Path:
-    """The shipped policy that serves where none is named: one for phantoms, one for real pictures.
+def default_policy(*, own_data: bool, private: bool = False) -> Path:
+    """The shipped policy that serves where none is named: for real pictures, or for phantoms with or without privacy.
 
     Raises:
         PolicyError: POLICY_MISSING.
     """
-    name = IMAGE_POLICY if own_data else PHANTOM_POLICY
+    name = IMAGE_POLICY if own_data else PRIVATE_POLICY if private else PHANTOM_POLICY
     path = Path(fedvlm_secure.__file__).resolve().parents[1] / "policies" / name
     if not path.is_file():
         raise PolicyError("POLICY_MISSING", f"no policies/{name} beside the package", "name a file with --policy")
@@ -81,12 +83,30 @@ def demo_policy(
         image_size = int(str(changes.get("contract.image_size", policy.contract.image_size)))
         words = train_answers(hospitals, image_size=image_size, tasks=policy.contract.tasks)
         changes["contract.vocabulary"] = write_vocabulary(out, words)
+    changes |= patient_changes(policy, hospitals)
     changes = {path: value for path, value in changes.items() if not _stands(policy, path, value)}
     if not changes:
         return DemoPolicy(source, policy, ())
     path = out / "policy.yaml"
     named = {"name": f"{policy.name[: _NAME_CHARACTERS - len(DERIVED)]}{DERIVED}", **changes}
     return DemoPolicy(path, derive(source, named, path), tuple(changes))
+
+
+def patient_changes(policy: Policy, hospitals: Sequence[Hospital]) -> dict[str, object]:
+    """What each operator would declare about its patients, where the policy asks for it and has other hospitals.
+
+    Raises:
+        DataError: TOO_FEW_PATIENTS, a file has fewer patients to train on than the policy admits.
+    """
+    names = {str(hospital.node) for hospital in hospitals}
+    phantoms = all(PHANTOMS in hospital.source for hospital in hospitals)
+    if not isinstance(policy.privacy, DpSgd) or (phantoms and names <= set(policy.privacy.expected_patients)):
+        return {}
+    declared = dict.fromkeys(sorted(names), PHANTOM_PATIENTS)
+    if not phantoms:
+        minimum, tasks = policy.limits.min_patients, policy.contract.tasks
+        declared = {str(one.node): train_patients(one, tasks=tasks, minimum=minimum) for one in hospitals}
+    return {"privacy.expected_patients": declared}
 
 
 def base_changes(base: Path) -> dict[str, object]:

@@ -19,6 +19,7 @@ from fedvlm_secure.audit.summary import (
     round_summaries,
 )
 from fedvlm_secure.cli.accuracy import accuracy_by_round, show_accuracy
+from fedvlm_secure.cli.demo_audit import audit_demo
 from fedvlm_secure.cli.progress import Progress
 from fedvlm_secure.policy.explain import unprotected, visibility
 from node.export import export_run
@@ -59,8 +60,17 @@ def write_result(
     report = write_report(summary, options.out)
     show_accuracy(summary.accuracy)
     console.say(f"adapter: {adapter}")
+    audit = audit_demo(consortium, summary.run, options.out)
     console.say(f"report: {report}")
-    return {**json_line(summary), "process_ids": consortium.pids, "report": str(report), "seconds": seconds}
+    console.say(f"audit report: {audit.report}; all records hold, they are in {audit.folder}")
+    return {
+        **json_line(summary),
+        "process_ids": consortium.pids,
+        "report": str(report),
+        "audit": audit.as_json(),
+        "epsilon": audit.epsilon_json(),
+        "seconds": seconds,
+    }
 
 
 def summarise(

@@ -113,3 +113,21 @@ def train_answers(hospitals: Sequence[Hospital], *, image_size: int, tasks: Sequ
         whole = load_jsonl(Path(str(hospital.source["jsonl"])), image_size=image_size, tasks=tuple(tasks))
         rows += [row for row in whole.rows if row.split != "test"]
     return derive_contract(rows, image_size=image_size, tasks=tasks).vocabulary
+
+
+def train_patients(hospital: Hospital, *, tasks: Sequence[str], minimum: int) -> int:
+    """Patients that a hospital's file holds to train on; what its operator declares in a demo.
+
+    Rows that carry no split count as training rows here, since each hospital draws its own.
+
+    Raises:
+        DataError: TOO_FEW_PATIENTS, with the hospital's name; or the file cannot be read, with file and line.
+    """
+    from fedvlm_secure.vlm.data.jsonl import load_jsonl
+    from fedvlm_secure.vlm.data.splitting import require_patients
+
+    whole = load_jsonl(Path(str(hospital.source["jsonl"])), image_size=32, tasks=tuple(tasks))
+    try:
+        return require_patients((row for row in whole.rows if row.split != "test"), minimum=minimum)
+    except DataError as error:
+        raise DataError(error.code, f"{hospital.node}: {error.cause}", error.hint) from error

@@ -64,6 +64,27 @@ def test_json_line_tells_the_run(finished: tuple[dict[str, Any], Path, str]) -> 
     assert line["report"] == str(out / "report.html")
 
 
+def test_every_partys_audit_records_are_kept_and_hold(finished: tuple[dict[str, Any], Path, str]) -> None:
+    line, out, _ = finished
+    assert line["audit"]["verified"] is True
+    assert Path(line["audit"]["report"]).is_file()
+    kept = sorted(path.parent.name for path in (out / "audit").glob("*/audit.jsonl"))
+    assert kept == ["aggregator", "coast", "harbour", "valley"]
+    verify = [sys.executable, "-m", "fedvlm_secure.cli.main", "audit", "verify", str(out / "audit")]
+    assert subprocess.run(verify, check=False, capture_output=True).returncode == 0
+    chain = out / "audit" / "coast" / "audit.jsonl"
+    whole = chain.read_bytes()
+    chain.write_bytes(whole.replace(b"coast", b"roast", 1))
+    assert subprocess.run(verify, check=False, capture_output=True).returncode != 0
+    chain.write_bytes(whole)
+
+
+def test_demo_without_a_policy_is_private() -> None:
+    from fedvlm_secure.cli.demo_policy import default_policy
+
+    assert load_policy(default_policy(own_data=False, private=True)).privacy.mechanism == "dp_sgd"
+
+
 def test_accuracy_is_counted_per_hospital_and_task_with_its_interval(
     finished: tuple[dict[str, Any], Path, str],
 ) -> None:
