@@ -45,12 +45,19 @@ class StallingProxy:
 
     def _pump(self, source: socket.socket, sink: socket.socket, upstream: bool) -> None:
         with contextlib.suppress(OSError), source, sink:
-            while raw := source.recv(CHUNK_BYTES):
-                if upstream and not self._released.is_set():
-                    self._left -= len(raw)
-                    if self._left < 0:
-                        self.stalled.set()
-                        self._released.wait()
-                        return  # what the kernel still holds of the dead process never arrives
-                sink.sendall(raw)
-            sink.shutdown(socket.SHUT_RDWR)
+            try:
+                self._forward(source, sink, upstream)
+            finally:  # a close alone waits for the other direction's thread; a shutdown ends both at once
+                for end in (source, sink):
+                    with contextlib.suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+
+    def _forward(self, source: socket.socket, sink: socket.socket, upstream: bool) -> None:
+        while raw := source.recv(CHUNK_BYTES):
+            if upstream and not self._released.is_set():
+                self._left -= len(raw)
+                if self._left < 0:
+                    self.stalled.set()
+                    self._released.wait()
+                    return  # what the kernel still holds of the dead process never arrives
+            sink.sendall(raw)
