@@ -10,9 +10,10 @@ import pytest
 
 from fedvlm_secure.cli.demo_policy import DemoPolicy, default_policy, demo_policy
 from fedvlm_secure.cli.hospitals import folder_hospitals, phantom_hospitals
-from fedvlm_secure.errors import ModelError
+from fedvlm_secure.errors import DataError, ModelError
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.loading import load_policy
+from fedvlm_secure.policy.privacy import DpSgd
 from fedvlm_secure.vlm.base import fingerprint, shipped_base
 from tests.demo.test_hospitals import write_hospital
 
@@ -86,3 +87,44 @@ def test_base_whose_contract_is_broken_is_refused(tmp_path: Path) -> None:
     (base / "contract.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ModelError, match=r"contract\.json"):
         derived(tmp_path, base=base)
+
+
+def private(folder: Path, out: Path) -> DemoPolicy:
+    source = default_policy(own_data=False, private=True)
+    return demo_policy(source, out, folder_hospitals(folder), rounds=None, seed=None, base=None, own_data=True)
+
+
+def write_patients(folder: Path, counts: dict[str, int]) -> Path:
+    """A train row for each patient, and one patient more on the test side; returns a new folder for results."""
+    for name, count in counts.items():
+        rows = [{"question": f"Q{at}", "answer": "a", "patient": f"p{at}", "split": "train"} for at in range(count)]
+        test = {"question": "T", "answer": "a", "patient": "other", "split": "test"}
+        write_hospital(folder, f"{name}.jsonl", [*rows, test])
+    (folder / "out").mkdir()
+    return folder / "out"
+
+
+def test_demo_is_private_by_default_and_needs_no_derived_file_for_its_phantoms(tmp_path: Path) -> None:
+    source = default_policy(own_data=False, private=True)
+    made = demo_policy(source, tmp_path, phantom_hospitals(3, 1), rounds=None, seed=None, base=None, own_data=False)
+    assert isinstance(made.policy.privacy, DpSgd)
+    assert made.path == source
+
+
+def test_more_phantom_hospitals_under_privacy_are_all_declared(tmp_path: Path) -> None:
+    source, hospitals = default_policy(own_data=False, private=True), phantom_hospitals(5, 1)
+    made = demo_policy(source, tmp_path, hospitals, rounds=None, seed=None, base=None, own_data=False).policy
+    assert isinstance(made.privacy, DpSgd)
+    assert set(made.privacy.expected_patients) == {str(hospital.node) for hospital in hospitals}
+
+
+def test_own_data_under_privacy_declare_their_train_patients_only(tmp_path: Path) -> None:
+    made = private(tmp_path, write_patients(tmp_path, {"a": 20, "b": 21, "c": 30})).policy
+    assert isinstance(made.privacy, DpSgd)
+    assert made.privacy.expected_patients == {"a": 20, "b": 21, "c": 30}
+
+
+def test_hospital_with_too_few_patients_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"b: 19 patients") as caught:
+        private(tmp_path, write_patients(tmp_path, {"a": 20, "b": 19, "c": 30}))
+    assert caught.value.code == "TOO_FEW_PATIENTS"
