@@ -11,13 +11,14 @@ import dataclasses
 import hashlib
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fedvlm_secure.types import Digest
 
 LABEL_PREFIX = "fedvlm/v1/"
 _MAX_DEPTH = 32
+_SIZE = struct.Struct(">Q")
 
 
 def encode(value: object) -> bytes:
@@ -36,6 +37,10 @@ def encode(value: object) -> bytes:
 def _encode(value: object, out: bytearray, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise ValueError("canonical encoding: nested too deeply")
+    kind = type(value)
+    if kind is bytes:  # by far the commonest; the rest is below in full
+        out += b"b" + _SIZE.pack(len(value)) + value  # type: ignore[arg-type, operator]
+        return
     match value:
         case None:
             out += b"n"
@@ -151,3 +156,28 @@ def _decode(view: memoryview, at: int, depth: int) -> tuple[Any, int]:
 def digest(label: str, *values: object) -> Digest:
     """SHA-256 over the label `fedvlm/v1/<label>` and the values, canonically encoded as one list."""
     return Digest(hashlib.sha256(encode([LABEL_PREFIX + label, *values])).digest())
+
+
+def digests(label: str, shared: Sequence[object], tails: Iterable[Sequence[object]]) -> Iterator[Digest]:
+    """`digest(label, *shared, *tail)` of every tail; what they share is encoded and hashed once.
+
+    Args:
+        tails: all of one length.
+    """
+    before: hashlib._Hash | None = None
+    length = 0
+    for tail in tails:
+        if before is None:
+            length = len(tail)
+            head = bytearray(b"l" + _SIZE.pack(1 + len(shared) + length))
+            for value in (LABEL_PREFIX + label, *shared):
+                _encode(value, head, 1)
+            before = hashlib.sha256(head)
+        if len(tail) != length:
+            raise ValueError("canonical digests: tails of different lengths")
+        rest = bytearray()
+        for value in tail:
+            _encode(value, rest, 1)
+        hashed = before.copy()
+        hashed.update(rest)
+        yield Digest(hashed.digest())

@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 
 from fedvlm_secure.canonical import digest
-from fedvlm_secure.ring.keystream import CHUNK_WORDS, Keystream
-from fedvlm_secure.ring.lanes import LaneFormat
+from fedvlm_secure.ring.keystream import CACHE_WORDS, CHUNK_WORDS, Keystream
+from fedvlm_secure.ring.lanes import WORD_BITS, LaneFormat
 from fedvlm_secure.types import Int64Vector, Secret, Words
 
 SCALAR_LIMIT = 1 << 48
@@ -35,7 +35,7 @@ def check_words(payload: Words) -> Words:
     sums = np.empty(len(chunks), dtype=np.uint64)
     for index, at in enumerate(chunks):
         part = payload[at : at + CHUNK_WORDS]
-        sums[index] = np.sum(part * _check_coefficients()[: len(part)], dtype=np.uint64)
+        sums[index] = np.dot(part, _check_coefficients()[: len(part)])  # uint64: numpy's own loop, modulo 2^64
     return sums
 
 
@@ -48,16 +48,18 @@ class VectorFormat:
 
     Args:
         dimension: d, coordinates of the update.
-        scalars: names of the per-node numbers that ride along (counts and sums; empty under DP).
+        scalars: names of the per-node numbers that ride along (counts and sums; noised ones under DP).
+        signed: those of them that may be negative, as a noised count may; they ride in two's complement.
     """
 
     dimension: int
     lanes: LaneFormat
     scalars: tuple[str, ...] = ()
+    signed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.dimension < 1 or len(set(self.scalars)) != len(self.scalars):
-            raise ValueError("a vector has at least one coordinate and names each scalar once")
+        if self.dimension < 1 or len(set(self.scalars)) != len(self.scalars) or not self.signed <= set(self.scalars):
+            raise ValueError("a vector has at least one coordinate, names each scalar once, and signs no other")
 
     @property
     def lane_words(self) -> int:
@@ -83,23 +85,31 @@ class VectorFormat:
         lane must cancel in the sum.
 
         Raises:
-            ValueError: wrong shape, a scalar missing, unknown, negative or >= 2^48.
+            ValueError: wrong shape, a scalar missing, unknown, >= 2^48 in magnitude, or negative and not signed.
         """
         if integers.dtype != np.int64 or integers.shape != (self.dimension,):
             raise ValueError(f"integers must be int64 [{self.dimension}]")
+        words: Words = np.zeros(self.words, dtype=np.uint64)
+        for at in range(0, self.lane_words, CACHE_WORDS):
+            packed = words[at : min(at + CACHE_WORDS, self.lane_words)]
+            for lane in range(self.lanes.per_word):
+                part = integers[lane * self.lane_words : (lane + 1) * self.lane_words][at : at + len(packed)]
+                lifted = (part + self.lanes.offset).view(np.uint64) << np.uint64(lane * self.lanes.lane_bits)
+                packed[: len(part)] += lifted
+        words[self.lane_words : self.payload_words] = self.scalar_words(scalars)
+        words[self.payload_words :] = check_words(words[: self.payload_words])
+        return words
+
+    def scalar_words(self, scalars: Mapping[str, int]) -> Words:
+        """The words behind the lanes: uint64 [scalars]. Errors as for `pack`."""
         if set(scalars) != set(self.scalars):
             raise ValueError("scalars differ from the vector's format")
-        words: Words = np.zeros(self.words, dtype=np.uint64)
-        packed = words[: self.lane_words]
-        for lane in range(self.lanes.per_word):
-            part = integers[lane * self.lane_words : (lane + 1) * self.lane_words]
-            lifted = (part + self.lanes.offset).astype(np.uint64) << np.uint64(lane * self.lanes.lane_bits)
-            packed[: len(part)] += lifted
+        words: Words = np.empty(len(self.scalars), dtype=np.uint64)
         for index, name in enumerate(self.scalars):
-            if not 0 <= scalars[name] < SCALAR_LIMIT:
-                raise ValueError(f"scalar {name} outside [0, 2^48)")
-            words[self.lane_words + index] = scalars[name]
-        words[self.payload_words :] = check_words(words[: self.payload_words])
+            least = 1 - SCALAR_LIMIT if name in self.signed else 0
+            if not least <= scalars[name] < SCALAR_LIMIT:
+                raise ValueError(f"scalar {name} outside [{least}, 2^48)")
+            words[index] = scalars[name] % (1 << WORD_BITS)
         return words
 
     def unpack_sum(self, total: Words, contributors: int) -> tuple[Int64Vector, dict[str, int]]:
@@ -115,15 +125,21 @@ class VectorFormat:
         faulty = self.faulty_chunks(total)
         if faulty:
             raise ValueError(f"check word of chunk {faulty[0]} does not fit the sum")
-        mask = np.uint64((1 << self.lanes.lane_bits) - 1)
-        packed = total[: self.lane_words]
+        mask, lifted = np.uint64((1 << self.lanes.lane_bits) - 1), contributors * self.lanes.offset
         integers = np.empty(self.dimension, dtype=np.int64)
-        for lane in range(self.lanes.per_word):
-            part = integers[lane * self.lane_words : (lane + 1) * self.lane_words]
-            lane_sum = (packed[: len(part)] >> np.uint64(lane * self.lanes.lane_bits)) & mask
-            part[:] = lane_sum.astype(np.int64) - contributors * self.lanes.offset
-        values = total[self.lane_words : self.payload_words]
-        return integers, {name: int(value) for name, value in zip(self.scalars, values, strict=True)}
+        for at in range(0, self.lane_words, CACHE_WORDS):
+            packed = total[at : min(at + CACHE_WORDS, self.lane_words)]
+            for lane in range(self.lanes.per_word):
+                part = integers[lane * self.lane_words : (lane + 1) * self.lane_words][at : at + len(packed)]
+                lane_sum = part.view(np.uint64)
+                np.right_shift(packed[: len(part)], np.uint64(lane * self.lanes.lane_bits), out=lane_sum)
+                np.bitwise_and(lane_sum, mask, out=lane_sum)
+                np.subtract(part, lifted, out=part)
+        values = [int(value) for value in total[self.lane_words : self.payload_words]]
+        return integers, {
+            name: value - (1 << WORD_BITS if name in self.signed and value >> (WORD_BITS - 1) else 0)
+            for name, value in zip(self.scalars, values, strict=True)
+        }
 
     def faulty_chunks(self, total: Words) -> Sequence[int]:
         """Chunks whose check word differs from the linear form of their words."""

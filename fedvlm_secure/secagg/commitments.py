@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedvlm_secure.canonical import digest
+from fedvlm_secure.canonical import digest, digests
 from fedvlm_secure.secagg.cohort import Cohort
 from fedvlm_secure.types import Digest, NodeId, Secret
 
@@ -33,6 +33,12 @@ def pair_secret_id(cohort: Cohort, dealer: NodeId, peer: NodeId) -> int:
 def share_leaf(ctx: Digest, dealer: NodeId, holder: NodeId, secret_id: int, share: bytes) -> Digest:
     """H(ctx, dealer, holder, secret id, share)."""
     return digest("share", ctx, dealer, holder, secret_id, share)
+
+
+def share_leaves(ctx: Digest, dealer: NodeId, holder: NodeId, shares: Sequence[Secret]) -> tuple[Digest, ...]:
+    """`share_leaf` of all shares that one holder gets, in order of secret id."""
+    tails = ((secret_id, share.reveal()) for secret_id, share in enumerate(shares))
+    return tuple(digests("share", (ctx, dealer, holder), tails))
 
 
 def holder_digest(ctx: Digest, dealer: NodeId, holder: NodeId, leaves: Sequence[Digest]) -> Digest:

@@ -14,13 +14,18 @@ Identities = Mapping[NodeId, bytes]
 """The pinned Ed25519 public keys by node."""
 
 
-def check_header(header: UploadHeader, *, ctx: Digest, cohort: Cohort, words: int, identities: Identities) -> None:
+def check_header(
+    header: UploadHeader, *, ctx: Digest, cohort: Cohort, words: int, identities: Identities, deals: bool = True
+) -> None:
     """A header of this attempt, of the right shape, signed by the member it names.
+
+    Args:
+        deals: whether seeds are committed to and shares dealt, as in masked mode.
 
     Raises:
         PeerViolation: BAD_HEADER or BAD_SIGNATURE.
     """
-    peers = len(cohort.nodes) - 1
+    peers = len(cohort.nodes) - 1 if deals else 0
     fits = (
         header.node in cohort.index
         and header.ctx == ctx

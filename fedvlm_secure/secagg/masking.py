@@ -12,10 +12,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedvlm_secure.ring.keystream import Keystream
+from fedvlm_secure.ring.keystream import add_keystreams
 from fedvlm_secure.secagg import shamir
+from fedvlm_secure.secagg.attempt_masks import AttemptMasks
 from fedvlm_secure.secagg.cohort import Cohort
-from fedvlm_secure.secagg.commitments import holder_digest, pair_commitment, self_commitment, share_leaf
+from fedvlm_secure.secagg.commitments import holder_digest, pair_commitment, self_commitment, share_leaves
 from fedvlm_secure.secagg.merkle import chunk_root, tree_root
 from fedvlm_secure.secagg.messages import UploadBundle, UploadHeader
 from fedvlm_secure.secagg.pairs import pair_seed, share_key
@@ -71,18 +72,20 @@ def deal(keys: AttemptKeys, seeds: AttemptSeeds) -> dict[NodeId, tuple[Secret, .
 
 def leaves_for(ctx: Digest, dealer: NodeId, holder: NodeId, shares: tuple[Secret, ...]) -> tuple[Digest, ...]:
     """The leaf of each of one holder's shares, in order of the secret ids."""
-    return tuple(share_leaf(ctx, dealer, holder, i, share.reveal()) for i, share in enumerate(shares))
+    return share_leaves(ctx, dealer, holder, shares)
+
+
+def masks_of(keys: AttemptKeys, self_seed: Secret, *, words: int) -> AttemptMasks:
+    """The masks that hide this node's vector of `words` words in this attempt."""
+    later = [keys.pair_seed(peer) for peer in keys.cohort.peers(keys.me) if peer > keys.me]
+    earlier = [keys.pair_seed(peer) for peer in keys.cohort.peers(keys.me) if peer < keys.me]
+    return AttemptMasks(keys.ctx, words, added=(self_seed, *later), subtracted=earlier)
 
 
 def apply_masks(words: Words, keys: AttemptKeys, self_seed: Secret) -> None:
     """Turn the plain packed words into y_u, in place: uint64 [words]."""
-    Keystream(self_seed).add_to(words)
-    for peer in keys.cohort.peers(keys.me):
-        stream = Keystream(keys.pair_seed(peer))
-        if peer > keys.me:
-            stream.add_to(words)
-        else:
-            stream.subtract_from(words)
+    masks = masks_of(keys, self_seed, words=len(words))
+    add_keystreams(words, masks.added, masks.subtracted)
 
 
 def prepare_upload(
@@ -93,9 +96,22 @@ def prepare_upload(
     Returns:
         The bundle, and y_u as little-endian bytes.
     """
-    me, cohort, ctx = keys.me, keys.cohort, keys.ctx
     apply_masks(words, keys, seeds.self_seed)
     content = words.astype("<u8", copy=False).tobytes()
+    root = chunk_root(content)
+    return seal_upload(keys, seeds, words=len(words), root=root, signer=signer, entropy=entropy), content
+
+
+def seal_upload(
+    keys: AttemptKeys, seeds: AttemptSeeds, *, words: int, root: Digest, signer: Signer, entropy: Entropy
+) -> UploadBundle:
+    """Deal and seal the shares, and sign the header of a masked vector.
+
+    Args:
+        words: length of the vector.
+        root: tree root over its chunks.
+    """
+    me, cohort, ctx = keys.me, keys.cohort, keys.ctx
     dealt = deal(keys, seeds)
     peers = cohort.peers(me)
     sealed = tuple(
@@ -108,28 +124,27 @@ def prepare_upload(
         UploadHeader,
         node=me,
         ctx=ctx,
-        words=len(words),
-        tree_root=chunk_root(content),
+        words=words,
+        tree_root=root,
         self_commitment=self_commitment(ctx, me, seeds.self_seed),
         pair_commitments=tuple(pair_commitment(ctx, me, peer, keys.pair_seed(peer)) for peer in peers),
         share_root=tree_root(holder_digests),
         sealed_hashes=tuple(Digest(hashlib.sha256(blob).digest()) for blob in sealed),
     )
-    return UploadBundle(header=header, holder_digests=holder_digests, sealed=sealed), content
+    return UploadBundle(header=header, holder_digests=holder_digests, sealed=sealed)
 
 
-def bare_upload(words: Words, *, me: NodeId, ctx: Digest, signer: Signer) -> tuple[UploadBundle, bytes]:
-    """The same upload without protection (simulation, demo and benchmarks only): a signed root, no commitments."""
-    content = words.astype("<u8", copy=False).tobytes()
+def bare_upload(*, words: int, root: Digest, me: NodeId, ctx: Digest, signer: Signer) -> UploadBundle:
+    """The header of an upload without protection (simulation, demo and benchmarks only): a signed root alone."""
     header = signer.sign(
         UploadHeader,
         node=me,
         ctx=ctx,
-        words=len(words),
-        tree_root=chunk_root(content),
+        words=words,
+        tree_root=root,
         self_commitment=Digest(bytes(32)),
         pair_commitments=(),
         share_root=Digest(bytes(32)),
         sealed_hashes=(),
     )
-    return UploadBundle(header=header, holder_digests=(), sealed=()), content
+    return UploadBundle(header=header, holder_digests=(), sealed=())

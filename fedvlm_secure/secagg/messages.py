@@ -1,117 +1,62 @@
 """Every message of a run. What can be derived is not sent: the dropped are the roster less the survivors.
 
-Order within a record: nodes follow the roster's order (sorted ids). proto/PROTOCOL.md tells the story.
+Order within a record: nodes follow the roster's order (sorted ids). proto/PROTOCOL.md tells the story. Those of the
+set-up stand in setup_messages.py and are exported here.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from fedvlm_secure.canonical import digest
 from fedvlm_secure.secagg.record import Record, Statement
+from fedvlm_secure.secagg.setup_messages import (
+    EpochAck,
+    EpochKeys,
+    EpochReady,
+    HeKeys,
+    Hello,
+    KeyAdvert,
+    Manifest,
+    OpenEpoch,
+)
 from fedvlm_secure.types import Digest, NodeId
 
+__all__ = [
+    "Abort",
+    "AggregatorMessage",
+    "CatchUp",
+    "Certificate",
+    "DealtShares",
+    "DecryptRequest",
+    "EpochAck",
+    "EpochKeys",
+    "EpochReady",
+    "Finished",
+    "HeKeys",
+    "Hello",
+    "KeyAdvert",
+    "Manifest",
+    "NodeMessage",
+    "OpenEpoch",
+    "Plan",
+    "Refusal",
+    "Result",
+    "ResultAck",
+    "Reveal",
+    "RevealRequest",
+    "SurvivorSet",
+    "SurvivorSignature",
+    "UploadBundle",
+    "UploadHeader",
+    "VoidAck",
+    "VoidRequest",
+    "survivor_digest",
+]
 
-@dataclass(frozen=True, kw_only=True)
-class Hello(Statement):
-    """Node: I am here, this is the policy I approved and what I made of it, and where I stand."""
-
-    label: ClassVar[str] = "hello"
-    node: NodeId
-    version: str
-    policy_hash: Digest
-    base_fingerprint: Digest
-    layout_digest: Digest
-    dimension: int
-    run_hash: bytes  # empty before the first epoch
-    epoch: int  # -1 before the first epoch
-    closed_round: int  # -1 before the first result
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest(Record):
-    """S0: what a run is. Every node recomputes what follows from its own approved policy and refuses the rest."""
-
-    run_id: bytes
-    version: str
-    nodes: tuple[NodeId, ...]
-    policy_hash: Digest
-    base_fingerprint: Digest
-    layout_digest: Digest
-    dimension: int
-    lanes_per_word: int
-    scalars: tuple[str, ...]
-    max_update: float
-    scale_bits: int
-    privacy: str
-    protection: str
-    colluding: int
-    threshold: int
-    min_survivors: int
-    rounds: int
-    epoch_rounds: int
-    hash_name: str
-    cipher_name: str
-    aggregator: bytes  # Ed25519 public key
-    noise_multiplier: float  # resolved sigma / clip norm; 0.0 without differential privacy
-
-    @property
-    def run_hash(self) -> Digest:
-        return digest("run", self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenEpoch(Statement):
-    """S0, signed by the aggregator: epoch number and the manifest it is opened under."""
-
-    label: ClassVar[str] = "open-epoch"
-    manifest: Manifest
-    epoch: int
-    first_round: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyAdvert(Statement):
-    """S1: a fresh X25519 key; this signature is the approval that the peers verify."""
-
-    label: ClassVar[str] = "key-advert"
-    node: NodeId
-    run_hash: Digest
-    epoch: int
-    public: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochKeys(Record):
-    """S2: all adverts, relayed."""
-
-    run_hash: Digest
-    epoch: int
-    adverts: tuple[KeyAdvert, ...]
-
-    @property
-    def roster_hash(self) -> Digest:
-        """Covers run, epoch, members and their keys; signatures are checked, not hashed."""
-        members = [[advert.node, advert.public] for advert in self.adverts]
-        return digest("roster", self.run_hash, self.epoch, members)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochAck(Statement):
-    """S2: this is the roster I verified against my own roster file."""
-
-    label: ClassVar[str] = "epoch-ack"
-    node: NodeId
-    roster_hash: Digest
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochReady(Record):
-    """S2: n equal acknowledgements; only now does a node act."""
-
-    roster_hash: Digest
-    acks: tuple[EpochAck, ...]
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +156,8 @@ class UploadHeader(Statement):
 class UploadBundle(Record):
     """R1: the header with what it commits to. The vector itself travels as an attachment.
 
-    Unprotected runs (simulation, demo and benchmarks only) send a header without commitments and nothing else.
+    Encrypted and unprotected uploads, and a decrypted sum on its way up, are a header without commitments and nothing
+    else.
     """
 
     header: UploadHeader
@@ -229,11 +175,20 @@ class DealtShares(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class SurvivorSet(Record):
-    """R2, to one holder: all headers of S and what each dealer in S dealt to this holder."""
+    """R2, to one holder: all headers of S and what each dealer in S dealt to this holder.
+
+    In homomorphic mode nothing is dealt.
+    """
 
     ctx: Digest
     headers: tuple[UploadHeader, ...]
-    dealt: tuple[DealtShares, ...]  # one per header
+    dealt: tuple[DealtShares, ...]  # one per header, or none
+
+
+def _check_code(code: str) -> None:
+    """A code is printed, logged and put on record as it stands: no peer gets anything but a code into it."""
+    if _CODE.fullmatch(code) is None:
+        raise ValueError("a code is made of capital letters, digits and underscores")
 
 
 def survivor_digest(ctx: Digest, headers: tuple[UploadHeader, ...]) -> Digest:
@@ -261,12 +216,29 @@ class Refusal(Statement):
     code: str
     nodes: tuple[NodeId, ...]  # who is named: bad dealers, or the hospitals that are missing
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_code(self.code)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RevealRequest(Record):
     """R3: at least t signatures over one digest. What to send follows from the S a node signed or saw."""
 
     ctx: Digest
+    signatures: tuple[SurvivorSignature, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecryptRequest(Statement):
+    """R3 in homomorphic mode, signed by the aggregator: at least t signatures over one digest, and the encrypted sum.
+
+    The sum travels as an attachment; the answer is an upload.
+    """
+
+    label: ClassVar[str] = "decrypt-request"
+    ctx: Digest
+    sum_root: Digest
     signatures: tuple[SurvivorSignature, ...]
 
 
@@ -332,17 +304,33 @@ class Abort(Record):
     cause: str
     hint: str
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_code(self.code)
+
 
 NodeMessage = (
-    Hello | KeyAdvert | EpochAck | UploadBundle | SurvivorSignature | Refusal | Reveal | ResultAck | VoidAck | Abort
+    Hello
+    | KeyAdvert
+    | HeKeys
+    | EpochAck
+    | UploadBundle
+    | SurvivorSignature
+    | Refusal
+    | Reveal
+    | ResultAck
+    | VoidAck
+    | Abort
 )
 AggregatorMessage = (
     OpenEpoch
     | EpochKeys
+    | HeKeys
     | EpochReady
     | Plan
     | SurvivorSet
     | RevealRequest
+    | DecryptRequest
     | Result
     | VoidRequest
     | CatchUp

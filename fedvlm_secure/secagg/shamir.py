@@ -18,6 +18,8 @@ PRIME = 2**256 + 297
 SECRET_BYTES = 32
 SHARE_BYTES = 33
 
+_CANDIDATE = (1 << 257) - 1
+
 Coefficients = tuple[int, ...]
 
 
@@ -33,9 +35,11 @@ def draw_coefficients(seed: Secret, *, secrets: int, threshold: int) -> tuple[Co
     while len(drawn) < needed:
         block = stream.update(bytes(SHARE_BYTES * max(8, 2 * (needed - len(drawn)))))
         for at in range(0, len(block), SHARE_BYTES):
-            candidate = int.from_bytes(block[at : at + SHARE_BYTES], "big") & ((1 << 257) - 1)
+            candidate = int.from_bytes(block[at : at + SHARE_BYTES], "big") & _CANDIDATE
             if candidate < PRIME:
                 drawn.append(candidate)
+                if len(drawn) == needed:
+                    break
     width = threshold - 1
     return tuple(tuple(drawn[i * width : (i + 1) * width]) for i in range(secrets))
 
@@ -50,13 +54,13 @@ def share(secret: Secret, coefficients: Coefficients, *, holders: int) -> tuple[
         raise ValueError("a shared secret has 32 bytes")
     if holders < len(coefficients) + 1:
         raise ValueError("fewer holders than the threshold")
-    constant = int.from_bytes(secret.reveal(), "big")
+    polynomial = (*reversed(coefficients), int.from_bytes(secret.reveal(), "big"))
     shares = []
     for x in range(1, holders + 1):
         value = 0
-        for coefficient in reversed(coefficients):  # Horner
-            value = (value + coefficient) * x
-        shares.append(Secret(((value + constant) % PRIME).to_bytes(SHARE_BYTES, "big")))
+        for coefficient in polynomial:  # Horner; reduced once, since x is small and the value grows by its bits alone
+            value = value * x + coefficient
+        shares.append(Secret((value % PRIME).to_bytes(SHARE_BYTES, "big")))
     return tuple(shares)
 
 

@@ -13,6 +13,7 @@ from fedvlm_secure.secagg.masking import AttemptKeys, AttemptSeeds, deal, leaves
 from fedvlm_secure.secagg.merkle import path_holds
 from fedvlm_secure.secagg.messages import (
     DealtShares,
+    DecryptRequest,
     Reveal,
     RevealRequest,
     SurvivorSet,
@@ -59,9 +60,43 @@ def check_survivor_set(
         RefusedSurvivors: BAD_DEALER or PAIR_MISMATCH; the honest others are not harmed by a refusal.
         PeerViolation: the aggregator's fault (1 to 3).
     """
-    cohort, me = keys.cohort, keys.me
+    if len(message.dealt) != len(message.headers):
+        raise PeerViolation("BAD_SURVIVOR_SET", "the survivor set does not hold one dealing of each member", "")
+    check_members(
+        message,
+        ctx=keys.ctx,
+        cohort=keys.cohort,
+        me=keys.me,
+        own_header=own_header,
+        words=words,
+        identities=identities,
+    )
+    opened = _open_all(message, keys, own_seeds)
+    _check_pairs(message.headers, keys)
+    return opened
+
+
+def check_members(
+    message: SurvivorSet,
+    *,
+    ctx: Digest,
+    cohort: Cohort,
+    me: NodeId,
+    own_header: UploadHeader | None,
+    words: int,
+    identities: Identities,
+    deals: bool = True,
+) -> None:
+    """The first three of `check_survivor_set`, which do not depend on how updates are hidden.
+
+    Args:
+        deals: as for `check_header`.
+
+    Raises:
+        PeerViolation: BAD_SURVIVOR_SET, TOO_FEW_SURVIVORS, BAD_HEADER, BAD_SIGNATURE or FOREIGN_HEADER.
+    """
     survivors = [header.node for header in message.headers]
-    if message.ctx != keys.ctx or len(message.dealt) != len(message.headers):
+    if message.ctx != ctx:
         raise PeerViolation("BAD_SURVIVOR_SET", "the survivor set is not of this attempt", "")
     if survivors != [node for node in cohort.nodes if node in set(survivors)]:
         raise PeerViolation("BAD_SURVIVOR_SET", "survivors are not distinct roster members in order", "")
@@ -69,12 +104,9 @@ def check_survivor_set(
         cause = f"{len(survivors)} survivors, at least {cohort.min_survivors} are needed"
         raise PeerViolation("TOO_FEW_SURVIVORS", cause, "a smaller sum would say too much about each")
     for header in message.headers:
-        check_header(header, ctx=keys.ctx, cohort=cohort, words=words, identities=identities)
+        check_header(header, ctx=ctx, cohort=cohort, words=words, identities=identities, deals=deals)
         if header.node == me and header != own_header:
             raise PeerViolation("FOREIGN_HEADER", "the set holds a header of this node that it never signed", "")
-    opened = _open_all(message, keys, own_seeds)
-    _check_pairs(message.headers, keys)
-    return opened
 
 
 def _open_all(message: SurvivorSet, keys: AttemptKeys, own_seeds: AttemptSeeds | None) -> OpenedShares:
@@ -128,7 +160,7 @@ def _check_pairs(headers: Sequence[UploadHeader], keys: AttemptKeys) -> None:
 
 
 def check_reveal_request(
-    request: RevealRequest, *, signed: Digest, ctx: Digest, cohort: Cohort, identities: Identities
+    request: RevealRequest | DecryptRequest, *, signed: Digest, ctx: Digest, cohort: Cohort, identities: Identities
 ) -> None:
     """At least t signatures of distinct roster members over the digest this node itself signed.
 
@@ -145,7 +177,7 @@ def check_reveal_request(
         raise PeerViolation(
             "NO_QUORUM",
             f"{len(agreeing)} of {cohort.threshold} needed signatures stand under the set this node signed",
-            "no share was disclosed",
+            "nothing was disclosed",
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from fedvlm_secure.errors import PeerViolation
-from fedvlm_secure.ring.keystream import Keystream
+from fedvlm_secure.ring.keystream import add_keystreams
 from fedvlm_secure.secagg import shamir
 from fedvlm_secure.secagg.cohort import Cohort
 from fedvlm_secure.secagg.commitments import (
@@ -73,18 +74,31 @@ class Unmasking:
                     raise PeerViolation("BAD_REVEAL", f"a share {reveal.node} reveals is not {dealer}'s", "")
 
     def sum_masked(self, vectors: Mapping[NodeId, Iterable[bytes]], words: int) -> Words:
-        """Add the survivors' masked vectors, chunk by chunk, into one accumulator: uint64 [words]."""
+        """Add the survivors' masked vectors into one accumulator: uint64 [words].
+
+        All first chunks, then all second ones: whatever the number of nodes, one chunk is held, and the part of the
+        accumulator that they are added to stays in cache.
+        """
         total: Words = np.zeros(words, dtype=np.uint64)
-        for node in self.survivors:
-            at = 0
-            for chunk in vectors[node]:
-                part = np.frombuffer(chunk, dtype="<u8")
-                total[at : at + len(part)] += part
-                at += len(part)
+        streams = [(iter(vectors[node]), 0) for node in self.survivors]
+        while streams:
+            going = []
+            for chunks, at in streams:
+                chunk = next(chunks, None)
+                if chunk is not None:
+                    part = np.frombuffer(chunk, dtype="<u8")
+                    total[at : at + len(part)] += part
+                    going.append((chunks, at + len(part)))
+            streams = going
         return total
 
-    def remove_masks(self, total: Words, reveals: Sequence[Reveal]) -> None:
-        """Interpolate every secret from t checked reveals and take its mask off `total`, in place.
+    def remove_masks(
+        self, total: Words, reveals: Sequence[Reveal], *, pool: Executor | None = None, parts: int = 1
+    ) -> None:
+        """Interpolate every secret from t checked reveals and take all masks off `total`, in place.
+
+        Args:
+            pool, parts: where and in how many parts at a time, as for `add_keystreams`.
 
         Raises:
             BadDealer: a secret differs from its dealer's commitment.
@@ -95,23 +109,30 @@ class Unmasking:
             raise ValueError("fewer than t distinct holders revealed")
         holders = [self.cohort.index[reveal.node] for reveal in chosen]
         weights = dict(zip(holders, shamir.lagrange_at_zero(holders), strict=True))
+        added, subtracted = self._masks_to_remove(chosen, holders, weights)
+        add_keystreams(total, added, subtracted, pool=pool, parts=parts)
+
+    def _masks_to_remove(
+        self, chosen: Sequence[Reveal], holders: Sequence[int], weights: Mapping[int, int]
+    ) -> tuple[list[Secret], list[Secret]]:
+        """The seeds whose masks are added to the sum, and those whose masks are subtracted from it, each checked."""
         d = len(self.dropped)
+        added: list[Secret] = []
+        subtracted: list[Secret] = []
         for i, dealer in enumerate(self.survivors):
             header = self.bundles[dealer].header
             seed = self._combine(dealer, {h: r.self_shares[i] for h, r in zip(holders, chosen, strict=True)}, weights)
             if self_commitment(self.ctx, dealer, seed) != header.self_commitment:
                 raise BadDealer(dealer)
-            Keystream(seed).subtract_from(total)
+            subtracted.append(seed)
             for k, j in enumerate(self.dropped):
                 shares = {h: r.pair_shares[i * d + k] for h, r in zip(holders, chosen, strict=True)}
                 seed = self._combine(dealer, shares, weights)
                 committed = header.pair_commitments[self.cohort.peers(dealer).index(j)]
                 if pair_commitment(self.ctx, dealer, j, seed) != committed:
                     raise BadDealer(dealer)
-                if j > dealer:  # the survivor added this mask
-                    Keystream(seed).subtract_from(total)
-                else:
-                    Keystream(seed).add_to(total)
+                (subtracted if j > dealer else added).append(seed)  # the survivor added the mask of a later name
+        return added, subtracted
 
     def _combine(self, dealer: NodeId, shares: Mapping[int, bytes], weights: Mapping[int, int]) -> Secret:
         secret = shamir.combine(shares, weights)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedvlm_secure.canonical import decode, digest, encode
+from fedvlm_secure.canonical import decode, digest, digests, encode
 from tests.support.vectors import unhex, vector
 
 EXPECT = vector("canonical")
@@ -139,3 +139,13 @@ def test_random_bytes_are_refused_or_canonical(raw: bytes) -> None:
     except ValueError:
         return
     assert encode(value) == raw
+
+
+@given(st.lists(st.binary(max_size=9), max_size=4), st.lists(st.tuples(st.integers(0, 9), st.binary(max_size=9))))
+def test_digests_with_a_shared_head_are_those_of_each_by_itself(shared: list[bytes], tails: list[Any]) -> None:
+    assert list(digests("label", shared, tails)) == [digest("label", *shared, *tail) for tail in tails]
+
+
+def test_tails_of_two_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="different lengths"):
+        list(digests("label", (), [(1,), (1, 2)]))

@@ -145,3 +145,21 @@ def test_sum_of_another_length_is_refused(length: int) -> None:
 def test_lanes_that_do_not_fit_a_word_cannot_be_made(per_word: int, lane_bits: int, value_bits: int) -> None:
     with pytest.raises(ValueError, match="fit"):
         LaneFormat(per_word, lane_bits, value_bits)
+
+
+def test_signed_scalars_may_be_negative_and_others_may_not() -> None:
+    """A noised count below zero comes back as it is, from nodes and from their sum."""
+    packing = VectorFormat(4, THREE_LANES, ("count", "noised"), frozenset({"noised"}))
+    zeros = np.zeros(4, dtype=np.int64)
+    rows = [{"count": 3, "noised": -7}, {"count": 4, "noised": 2}, {"count": 0, "noised": 1 - SCALAR_LIMIT}]
+    total = np.zeros(packing.words, dtype=np.uint64)
+    for row in rows:
+        packed = packing.pack(zeros, row)
+        assert packing.unpack_sum(packed, 1)[1] == row
+        total += packed
+    assert packing.unpack_sum(total, 3)[1] == {"count": 7, "noised": -4 - SCALAR_LIMIT}
+    for wrong in ({"count": -1, "noised": 0}, {"count": 0, "noised": -SCALAR_LIMIT}):
+        with pytest.raises(ValueError, match="outside"):
+            packing.pack(zeros, wrong)
+    with pytest.raises(ValueError, match="signs no other"):
+        VectorFormat(4, THREE_LANES, ("count",), frozenset({"noised"}))

@@ -14,7 +14,7 @@ from fedvlm_secure import canonical
 from fedvlm_secure.errors import PeerViolation
 from fedvlm_secure.rounds.closing import Closing
 from fedvlm_secure.rounds.node_memory import SignedSet
-from fedvlm_secure.secagg import messages
+from fedvlm_secure.secagg import messages, setup_messages
 from fedvlm_secure.secagg.messages import EpochAck, KeyAdvert, Manifest, Refusal, ResultAck, SurvivorSignature, VoidAck
 from fedvlm_secure.secagg.record import Record, Signer, Statement, record_bytes, record_from_bytes, verify
 from fedvlm_secure.types import Digest, NodeId, Signature, node_id
@@ -24,7 +24,9 @@ from tests.support.records import records
 KINDS: list[type[Record]] = [
     kind
     for kind in vars(messages).values()
-    if isinstance(kind, type) and issubclass(kind, Record) and kind.__module__ == messages.__name__
+    if isinstance(kind, type)
+    and issubclass(kind, Record)
+    and kind.__module__ in (messages.__name__, setup_messages.__name__)
 ]
 KINDS += [Closing, SignedSet]
 STATEMENTS: list[type[Statement]] = [kind for kind in KINDS if issubclass(kind, Statement)]
@@ -84,6 +86,7 @@ def test_signature_of_one_kind_never_serves_as_another() -> None:
 
 GOOD: dict[str, Any] = {
     "signature": Signature(bytes(64)), "node": NodeId("a"), "run_hash": Digest(bytes(32)), "epoch": 0, "public": b"",
+    "holds_start": True,
 }  # fmt: skip
 
 
@@ -182,3 +185,11 @@ def test_node_id_is_a_plain_name_or_refused(text: str) -> None:
     else:
         with pytest.raises(ValueError, match="must match"):
             node_id(text)
+
+
+@pytest.mark.parametrize("code", ["", "lower", "A B", "A\n", "A\x1b[2J", "=A1", "A" * 65, "1A"])
+def test_a_peer_gets_nothing_but_a_code_into_a_code(code: str) -> None:
+    with pytest.raises(ValueError):
+        messages.Abort(code=code, cause="", hint="")
+    with pytest.raises(ValueError):
+        SIGNER.sign(Refusal, node=NodeId("a"), ctx=Digest(bytes(32)), code=code, nodes=())
