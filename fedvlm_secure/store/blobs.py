@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedvlm_secure.secagg.merkle import CHUNK_BYTES
-from fedvlm_secure.store.private_files import private_folder, write_whole
+from fedvlm_secure.store.private_files import private_folder, storage_error, write_whole
 from fedvlm_secure.types import Digest
 
 _SUFFIX = ".blob"
@@ -28,7 +28,7 @@ class FileBlobs:
     def _path(self, root: Digest) -> Path:
         return self._folder / (root.hex() + _SUFFIX)
 
-    def put(self, root: Digest, content: bytes) -> None:
+    def put(self, root: Digest, content: bytes | memoryview) -> None:
         """Store under the tree root of the content's chunks; durable when it returns.
 
         Raises:
@@ -37,20 +37,30 @@ class FileBlobs:
         write_whole(self._path(root), content)
 
     def get(self, root: Digest) -> bytes | None:
-        """The content, or None."""
+        """The content, or None.
+
+        Raises:
+            StorageError: it is there and cannot be read.
+        """
         path = self._path(root)
-        return path.read_bytes() if path.exists() else None
+        try:
+            return path.read_bytes() if path.exists() else None
+        except OSError as error:
+            raise storage_error(path, error) from error
 
     def chunk(self, root: Digest, index: int) -> bytes | None:
-        """Chunk `index` (from 0) of a blob, or None past its end or without the blob; the rest is not read."""
+        """Chunk `index` (from 0) of a blob, or None past its end or without the blob; the rest is not read.
+
+        Raises:
+            StorageError: it is there and cannot be read.
+        """
+        path = self._path(root)
         try:
-            handle = os.open(self._path(root), os.O_RDONLY)
+            return _chunk_of(path, index)
         except FileNotFoundError:
             return None
-        try:
-            return os.pread(handle, CHUNK_BYTES, index * CHUNK_BYTES) or None
-        finally:
-            os.close(handle)
+        except OSError as error:
+            raise storage_error(path, error) from error
 
     def keep_only(self, roots: Sequence[Digest]) -> None:
         """Drop every other blob."""
@@ -58,3 +68,13 @@ class FileBlobs:
         for path in self._folder.glob("*" + _SUFFIX):
             if path not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _chunk_of(path: Path, index: int) -> bytes | None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if not 0 <= index * CHUNK_BYTES < os.fstat(handle).st_size:  # an offset may be too large for the system
+            return None
+        return os.pread(handle, CHUNK_BYTES, index * CHUNK_BYTES) or None
+    finally:
+        os.close(handle)

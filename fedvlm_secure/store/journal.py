@@ -1,4 +1,4 @@
-"""The journal in one SQLite file: committed means on disk, erased means overwritten."""
+"""The journal in one SQLite file, large values beside it: committed means on disk, erased means overwritten."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedvlm_secure.canonical import encode
 from fedvlm_secure.errors import FedvlmError, StorageError
+from fedvlm_secure.rounds.vectors import Drafted, HeldVector, StoredVector
+from fedvlm_secure.secagg.merkle import CHUNK_BYTES
+from fedvlm_secure.store.large_values import FileDraft, LargeValues, decode_drafted, encode_drafted
 from fedvlm_secure.store.lock import StateLock
 from fedvlm_secure.store.private_files import (
     FILE_MODE,
@@ -25,6 +28,11 @@ from fedvlm_secure.store.private_files import (
 
 _APPLICATION_ID = 0x46564C4D  # "FVLM": tells a journal from any other SQLite file
 _FORMAT = 1
+_LARGE = "journal-large"
+"""Stands in the proof of a row that names a file, so that no stored value passes as one."""
+
+_LONGEST_ROW = 1 << 20
+_SMALLEST_PAGE = 512
 _ZEROS = bytes(1 << 16)
 _PRAGMAS = (
     # First of all, and before anything is read: what a crash left is then rolled back without the file being deleted.
@@ -46,6 +54,9 @@ class SqliteJournal:
     disk (ext4). The machines put all of a step into one commit, so a round costs a handful. Each row carries a SHA-256
     over key and value, since SQLite does not notice a flipped bit inside a value.
 
+    A value above 1 MiB goes into a file of its own, and the row holds its name and the hashes of its chunks: SQLite
+    takes no value above 1 GB, and a vector is written and read without ever being one object in memory.
+
     Args:
         folder: made 0700 if it is not there.
 
@@ -58,10 +69,17 @@ class SqliteJournal:
         self._path = private_folder(folder) / "journal.sqlite"
         self._rollback = self._path.with_name(self._path.name + "-journal")
         self._one_at_a_time = threading.Lock()
+        self._large = LargeValues(folder)
         try:
             self._connection = self._open()
-            self._overwrite_rollback()
         except FedvlmError:
+            self._lock.release()
+            raise
+        try:
+            self._overwrite_rollback()
+            self._large.keep_only([drafted.name for drafted in self._entered(self.keys("")).values()])
+        except FedvlmError:
+            self._connection.close()
             self._lock.release()
             raise
 
@@ -72,7 +90,13 @@ class SqliteJournal:
                 path.chmod(FILE_MODE)
             except OSError as error:
                 raise storage_error(path, error) from error
-        sync_folder(self._path.parent)
+        try:
+            sync_folder(self._path.parent)
+            size = self._path.stat().st_size
+        except OSError as error:
+            raise storage_error(self._path.parent, error) from error
+        if 0 < size < _SMALLEST_PAGE:  # SQLite would take what is left of a file for a new one
+            raise self._corrupt()
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             with self._errors(0):
@@ -108,14 +132,60 @@ class SqliteJournal:
         Raises:
             StorageError: STATE_CORRUPT if it is not what was committed.
         """
+        value = self._row(key)
+        if isinstance(value, Drafted):
+            vector = self._large.open(value)
+            return b"".join(self._whole(vector.chunk(index)) for index in range(len(value.leaves)))
+        return value
+
+    def vector(self, key: str) -> StoredVector | None:
+        """The value last committed under `key`, to be read chunk by chunk.
+
+        Raises:
+            StorageError: STATE_CORRUPT if it is not what was committed.
+        """
+        value = self._row(key)
+        if isinstance(value, Drafted):
+            return self._large.open(value)
+        return None if value is None else HeldVector(value)
+
+    def draft(self) -> FileDraft:
+        """Begin a large value that a later commit enters.
+
+        Raises:
+            StorageError: no file could be made.
+        """
+        return self._large.draft()
+
+    def _row(self, key: str) -> bytes | Drafted | None:
         with self._one_at_a_time, self._errors(0):
             row = self._connection.execute("SELECT value, proof FROM entry WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
         value, proof = row
-        if not isinstance(value, bytes) or proof != _proof(key, value):
+        if isinstance(value, bytes):
+            if proof == _proof(key, value):
+                return value
+            if proof == _proof(key, value, label=_LARGE):
+                return decode_drafted(value)
+        raise self._corrupt()
+
+    def _whole(self, chunk: bytes | None) -> bytes:
+        if chunk is None:
             raise self._corrupt()
-        return value
+        return chunk
+
+    def _entered(self, keys: Iterable[str]) -> dict[str, Drafted]:
+        """Those of the keys whose value is a file."""
+        found: dict[str, Drafted] = {}
+        for key in keys:
+            with self._one_at_a_time, self._errors(0):
+                row = self._connection.execute(
+                    "SELECT value, proof FROM entry WHERE key = ? AND length(value) <= ?", (key, _LONGEST_ROW)
+                ).fetchone()
+            if row is not None and row[1] == _proof(key, row[0], label=_LARGE):
+                found[key] = decode_drafted(row[0])
+        return found
 
     def keys(self, prefix: str) -> list[str]:
         """Committed keys that start with `prefix`, sorted."""
@@ -125,17 +195,29 @@ class SqliteJournal:
             ).fetchall()
         return sorted(str(row[0]) for row in rows)
 
-    def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+    def commit(self, puts: Mapping[str, bytes | Drafted], deletes: Sequence[str] = ()) -> None:
         """Write and delete in one transaction; durable, and the deleted overwritten on disk, when it returns.
 
         Raises:
             StorageError: nothing was written.
         """
-        rows = [(key, bytes(value), _proof(key, value)) for key, value in puts.items()]
+        replaced = self._entered((*deletes, *puts))
+        entered: dict[str, bytes | Drafted] = {}
+        try:
+            for key, value in puts.items():
+                large = isinstance(value, bytes) and len(value) > CHUNK_BYTES
+                entered[key] = self._large.write(value) if large else value  # type: ignore[arg-type]  # bytes, as asked
+            self._commit_rows([_row_of(key, value) for key, value in entered.items()], (*deletes, *puts))
+        except BaseException:
+            self._large.erase([v.name for v in entered.values() if isinstance(v, Drafted)])
+            raise
+        self._large.erase([drafted.name for drafted in replaced.values()])
+
+    def _commit_rows(self, rows: Sequence[tuple[str, bytes, bytes]], deletes: Sequence[str]) -> None:
         with self._one_at_a_time:
             with self._errors(sum(len(value) for _, value, _ in rows)), self._transaction():
                 erased = self._connection.executemany(
-                    "DELETE FROM entry WHERE key = ?", [(key,) for key in (*deletes, *puts)]
+                    "DELETE FROM entry WHERE key = ?", [(key,) for key in deletes]
                 ).rowcount
                 self._connection.executemany("INSERT INTO entry VALUES (?, ?, ?)", rows)
             if erased > 0:
@@ -143,6 +225,7 @@ class SqliteJournal:
 
     def close(self) -> None:
         """Close the file and let another process have the state."""
+        self._large.close()
         with self._one_at_a_time:
             self._connection.close()
             self._lock.release()
@@ -200,5 +283,12 @@ class SqliteJournal:
         )
 
 
-def _proof(key: str, value: bytes) -> bytes:
-    return hashlib.sha256(encode(["journal", key, bytes(value)])).digest()
+def _row_of(key: str, value: bytes | Drafted) -> tuple[str, bytes, bytes]:
+    if isinstance(value, Drafted):
+        row = encode_drafted(value)
+        return key, row, _proof(key, row, label=_LARGE)
+    return key, bytes(value), _proof(key, value)
+
+
+def _proof(key: str, value: bytes, *, label: str = "journal") -> bytes:
+    return hashlib.sha256(encode([label, key, bytes(value)])).digest()

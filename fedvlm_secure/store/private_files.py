@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -82,7 +83,8 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         os.replace(draft, path)
         sync_folder(path.parent)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only by now does not let go of it either
+            draft.unlink(missing_ok=True)
         raise storage_error(path, error, len(content)) from error
 
 

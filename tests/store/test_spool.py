@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedvlm_secure.errors import StorageError
-from fedvlm_secure.secagg.merkle import CHUNK_BYTES
+from fedvlm_secure.secagg.merkle import CHUNK_BYTES, leaf_hash
 from fedvlm_secure.store.spool import FileSpool
 from fedvlm_secure.types import Digest, NodeId
 
@@ -89,3 +89,24 @@ def test_a_full_disk_keeps_the_chunks_before(tmp_path: Path, monkeypatch: pytest
 def test_a_node_id_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         FileSpool(tmp_path).append(CTX, NodeId("../../x"), b"1")
+
+
+def test_hashes_of_an_upload_are_those_of_what_is_held_also_after_a_restart_or_a_cut(tmp_path: Path) -> None:
+    content = b"".join(bytes([k]) * CHUNK_BYTES for k in range(3)) + b"tail"
+    chunks = [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
+    expected = (len(content), [leaf_hash(chunk) for chunk in chunks])
+    spool = FileSpool(tmp_path)
+    assert spool.hashed(CTX, A) == (0, [])
+    for chunk in chunks[:2]:
+        spool.append(CTX, A, chunk)
+    restarted = FileSpool(tmp_path)
+    for chunk in chunks[2:]:
+        restarted.append(CTX, A, chunk)
+    assert restarted.hashed(CTX, A) == expected
+    spool.discard(CTX, A)
+    for chunk in (*chunks[:2], b"cut"):
+        spool.append(CTX, A, chunk)
+    assert spool.held_chunks(CTX, A) == 2
+    for chunk in chunks[2:]:
+        spool.append(CTX, A, chunk)
+    assert spool.hashed(CTX, A) == expected
