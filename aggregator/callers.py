@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import cast
+
+from cryptography import x509
 
 from aggregator.sessions import Sessions
 from fedvlm_secure.errors import FedvlmError, IdentityError, PeerViolation, UnexpectedMessage
@@ -17,7 +20,28 @@ from fedvlm_secure.wire.contract import CODE_METADATA
 from fedvlm_secure.wire.tls13 import grpc
 
 
-def caller_of(context: grpc.ServicerContext, roster: Roster) -> NodeId:
+@dataclass(frozen=True)
+class Caller:
+    """The roster member behind a connection, and when its certificate ends (seconds since 1970)."""
+
+    node: NodeId
+    expires_s: float
+
+    def check_current(self, now_s: float) -> None:
+        """Refuse a certificate that has ended since the handshake, which is the last time TLS looked at it.
+
+        Raises:
+            IdentityError: CERTIFICATE_EXPIRED.
+        """
+        if now_s > self.expires_s:
+            raise IdentityError(
+                "CERTIFICATE_EXPIRED",
+                f"the certificate of {self.node} ended while it was connected",
+                "have it admitted again, install the new certificate, and restart the node",
+            )
+
+
+def caller_of(context: grpc.ServicerContext, roster: Roster) -> Caller:
     """The roster member behind a connection: the certificate's URI name, and its key as pinned.
 
     Raises:
@@ -30,18 +54,23 @@ def caller_of(context: grpc.ServicerContext, roster: Roster) -> NodeId:
     versions = [version.decode("ascii", "replace") for version in auth.get("ssl_tls_version", ())]
     if versions not in ([], [tls13.VERSION]):  # older gRPC does not tell; its handshake cannot do less all the same
         raise IdentityError("TLS_VERSION", f"the connection speaks {versions}, not {tls13.VERSION}", "update the peer")
-    return node_behind(certificates[0], roster)
+    node = node_behind(certificates[0], roster)
+    return Caller(node, x509.load_pem_x509_certificate(certificates[0]).not_valid_after_utc.timestamp())
 
 
 @contextmanager
-def admitted(context: grpc.ServicerContext, roster: Roster, sessions: Sessions, log: EventLog) -> Iterator[NodeId]:
+def admitted(
+    context: grpc.ServicerContext, roster: Roster, sessions: Sessions, log: EventLog, wall_s: Callable[[], float]
+) -> Iterator[Caller]:
     """One call of a roster member: counted while it lasts; whatever it may not do ends it with one logged reason."""
     node: NodeId | None = None
     try:
-        node = caller_of(context, roster)
+        caller = caller_of(context, roster)
+        node = caller.node
+        caller.check_current(wall_s())
         sessions.enter_call(node)
         try:
-            yield node
+            yield caller
         finally:
             sessions.leave_call(node)
     except FedvlmError as error:
@@ -60,6 +89,8 @@ def _status(error: FedvlmError) -> grpc.StatusCode:
             return grpc.StatusCode.UNAUTHENTICATED
         case PeerViolation(code="TOO_MANY_CALLS"):
             return grpc.StatusCode.RESOURCE_EXHAUSTED
+        case PeerViolation(code="TOO_SLOW"):
+            return grpc.StatusCode.DEADLINE_EXCEEDED
         case UnexpectedMessage():
             return grpc.StatusCode.FAILED_PRECONDITION
         case PeerViolation():

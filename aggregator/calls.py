@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from aggregator.callers import admitted
+from aggregator.callers import Caller, admitted
 from aggregator.driver import Driver
+from aggregator.patience import CHUNK_S, FIRST_S, Patience
 from aggregator.sessions import Session, Sessions
 from aggregator.uploads import Uploads
 from fedvlm_secure.errors import FedvlmError, IdentityError, PeerViolation
@@ -24,7 +26,11 @@ from fedvlm_secure.wire.tls13 import grpc
 
 @dataclass(frozen=True)
 class FederationCalls:
-    """Session, Upload and Download for the members of one roster."""
+    """Session, Upload and Download for the members of one roster.
+
+    Args:
+        wall_s: seconds since 1970; a certificate that ends in mid-run ends its calls.
+    """
 
     roster: Roster
     sessions: Sessions
@@ -32,11 +38,15 @@ class FederationCalls:
     uploads: Uploads
     blobs: FileBlobs
     log: EventLog
+    patience: Patience
+    wall_s: Callable[[], float]
 
     def session(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Control messages both ways. The first is the node's Hello."""
-        with admitted(context, self.roster, self.sessions, self.log) as node:
-            hello = self._hello(node, requests)
+        with self._admitted(context) as caller:
+            node = caller.node
+            with self.patience.at_most(FIRST_S, "a Hello", context.cancel):
+                hello = self._hello(node, requests)
             session = Session(node, context.peer(), self.driver.now_s(), context.cancel)
             replaced = self.sessions.open(session)
             if replaced is not None:
@@ -46,12 +56,15 @@ class FederationCalls:
             try:
                 self.driver.connected(node)
                 self._receive(node, hello, session)
-                threading.Thread(target=self._listen, args=(session, requests), daemon=True).start()
+                threading.Thread(target=self._listen, args=(session, caller, requests), daemon=True).start()
                 yield from session.messages()
             finally:
                 if self.sessions.close(session):
                     self.driver.disconnected(node)
                 self.log.event("disconnected", node=node, peer=session.peer, connected=self.sessions.nodes())
+
+    def _admitted(self, context: grpc.ServicerContext) -> AbstractContextManager[Caller]:
+        return admitted(context, self.roster, self.sessions, self.log, self.wall_s)
 
     def _hello(self, node: NodeId, requests: Iterator[bytes]) -> Hello:
         raw = next(requests, None)
@@ -64,10 +77,11 @@ class FederationCalls:
             )
         return body
 
-    def _listen(self, session: Session, requests: Iterator[bytes]) -> None:
+    def _listen(self, session: Session, caller: Caller, requests: Iterator[bytes]) -> None:
         """Read a session until it ends or breaks the wire contract."""
         try:
             for raw in requests:
+                caller.check_current(self.wall_s())
                 body = from_wire(NodeEnvelope, raw).body
                 session.heard_s = self.driver.now_s()
                 self.driver.heard(session.node)
@@ -90,13 +104,16 @@ class FederationCalls:
 
     def upload(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """R1: bundle, resume point, chunks, done."""
-        with admitted(context, self.roster, self.sessions, self.log) as node:
-            bundle = self._bundle(node, requests)
-            turn = self.uploads.begin(bundle.header, self.driver.check_upload(node, bundle))
+        with self._admitted(context) as caller:
+            node = caller.node
+            with self.patience.at_most(FIRST_S, "an upload's bundle", context.cancel):
+                bundle = self._bundle(node, requests)
+            expected_bytes = self.driver.check_upload(node, bundle)
+            turn = self.uploads.begin(bundle.header, expected_bytes, self.driver.chunk_check(bundle))
             try:
                 resumed = turn.held
                 yield to_wire(UploadReply(chunks_held=turn.held, complete=False))
-                for _ in turn.missing(requests):
+                for _ in turn.missing(self._chunks(requests, context)):
                     self.driver.heard(node)
                 turn.finish()
                 self.log.event("uploaded", node=node, chunks=turn.total_chunks, size_bytes=8 * bundle.header.words)
@@ -106,6 +123,15 @@ class FederationCalls:
                 if turn.held < turn.total_chunks:
                     self.log.event("upload_cut", node=node, chunks=turn.held - resumed)
                 self.uploads.end(turn)
+
+    def _chunks(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """The parts of an upload, each within its time."""
+        while True:
+            with self.patience.at_most(CHUNK_S, "a chunk", context.cancel):
+                raw = next(requests, None)
+            if raw is None:
+                return
+            yield raw
 
     def _bundle(self, node: NodeId, requests: Iterator[bytes]) -> UploadBundle:
         raw = next(requests, None)
@@ -120,13 +146,15 @@ class FederationCalls:
 
     def download(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         """An attachment's chunks. Sums and states are for every member of the roster."""
-        with admitted(context, self.roster, self.sessions, self.log) as node:
+        with self._admitted(context) as caller:
+            node = caller.node
             asked = from_wire(DownloadRequest, request)
             index = asked.first_chunk
             content = self.blobs.chunk(asked.root, index)
             if content is None and index == 0:
                 raise PeerViolation("NO_ATTACHMENT", f"{node} asks for what is not offered", "wait for a newer message")
             while content is not None:
-                yield to_wire(Chunk(index=index, content=content))
+                with self.patience.at_most(CHUNK_S, "the reading of a chunk", context.cancel):
+                    yield to_wire(Chunk(index=index, content=content))
                 index += 1
                 content = self.blobs.chunk(asked.root, index)

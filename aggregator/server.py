@@ -24,6 +24,7 @@ _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_concurrent_streams", 8),
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_time_ms", 4_000),  # gRPC answers where Python is too busy for its heartbeat; see lines.py
 )
 
 
@@ -50,7 +51,7 @@ class FederationServer:
         most_calls = _CALLS_PER_NODE * nodes + 8
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=most_calls, thread_name_prefix="call"),
-            options=(*CHANNEL_OPTIONS, *_SERVER_OPTIONS),
+            options=tuple({**dict(CHANNEL_OPTIONS), **dict(_SERVER_OPTIONS)}.items()),
             maximum_concurrent_rpcs=most_calls,
         )
         handlers = {

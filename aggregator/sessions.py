@@ -104,6 +104,11 @@ class Sessions:
             return False
         return True
 
+    def live(self) -> list[Session]:
+        """Every session."""
+        with self._lock:
+            return list(self._live.values())
+
     def nodes(self) -> list[NodeId]:
         """Nodes with a session, sorted."""
         with self._lock:
@@ -111,9 +116,7 @@ class Sessions:
 
     def end_all(self) -> None:
         """Let every session end after what is queued for it."""
-        with self._lock:
-            live = list(self._live.values())
-        for session in live:
+        for session in self.live():
             session.end()
 
     def enter_call(self, node: NodeId) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fedvlm_secure.errors import PeerViolation
 from fedvlm_secure.secagg.merkle import CHUNK_BYTES
@@ -12,6 +12,8 @@ from fedvlm_secure.store.spool import FileSpool
 from fedvlm_secure.types import NodeId
 from fedvlm_secure.wire.codec import from_wire
 from fedvlm_secure.wire.envelopes import UploadPart
+
+ChunkCheck = Callable[[int, bytes], object]
 
 
 class Uploads:
@@ -22,13 +24,17 @@ class Uploads:
         self._lock = threading.Lock()
         self._turns: dict[NodeId, Turn] = {}
 
-    def begin(self, header: UploadHeader, expected_bytes: int) -> Turn:
-        """Start, or take over, the upload of `header.node` under `header.ctx`."""
+    def begin(self, header: UploadHeader, expected_bytes: int, check: ChunkCheck | None = None) -> Turn:
+        """Start, or take over, the upload of `header.node` under `header.ctx`.
+
+        Args:
+            check: of each chunk before it is kept, see `Machine.chunk_check`.
+        """
         with self._lock:
             older = self._turns.get(header.node)
             if older is not None:
                 older.supersede()
-            turn = Turn(self._spool, header, expected_bytes)
+            turn = Turn(self._spool, header, expected_bytes, check)
             self._turns[header.node] = turn
             return turn
 
@@ -45,11 +51,14 @@ class Turn:
 
     Args:
         expected_bytes: size of the vector, >= 0, as the machine knows it.
+        check: of each chunk before it is kept; None keeps whatever has the right size.
     """
 
-    def __init__(self, spool: FileSpool, header: UploadHeader, expected_bytes: int) -> None:
+    def __init__(
+        self, spool: FileSpool, header: UploadHeader, expected_bytes: int, check: ChunkCheck | None = None
+    ) -> None:
         self.node = header.node
-        self._spool, self._ctx, self._expected = spool, header.ctx, expected_bytes
+        self._spool, self._ctx, self._expected, self._check = spool, header.ctx, expected_bytes, check
         self.total_chunks = -(-expected_bytes // CHUNK_BYTES)
         self._lock = threading.Lock()
         self._superseded = False
@@ -67,7 +76,7 @@ class Turn:
         """Check one upload part and append its chunk.
 
         Raises:
-            PeerViolation: MALFORMED_MESSAGE, CHUNK_ORDER, CHUNK_SIZE, or UPLOAD_SUPERSEDED.
+            PeerViolation: MALFORMED_MESSAGE, CHUNK_ORDER, CHUNK_SIZE, BAD_CIPHERTEXT, or UPLOAD_SUPERSEDED.
             StorageError: nothing of the chunk was kept.
         """
         chunk = from_wire(UploadPart, raw).chunk
@@ -78,6 +87,8 @@ class Turn:
             raise PeerViolation(
                 "CHUNK_SIZE", f"chunk {chunk.index} has {len(chunk.content)} bytes, not {size}", "resume the upload"
             )
+        if self._check is not None:
+            self._check(chunk.index, chunk.content)
         with self._lock:
             self._check_present()
             self._spool.append(self._ctx, self.node, chunk.content)

@@ -17,6 +17,8 @@ from aggregator.admission import roster as admitted_roster
 from aggregator.authority import Authority, create_authority
 from aggregator.calls import FederationCalls
 from aggregator.driver import Driver
+from aggregator.lines import SILENT_S, Lines
+from aggregator.patience import Patience
 from aggregator.server import FederationServer, ServerTls
 from aggregator.sessions import Sessions
 from aggregator.uploads import Uploads
@@ -29,7 +31,7 @@ from fedvlm_secure.secagg.record import Signer
 from fedvlm_secure.store.blobs import FileBlobs
 from fedvlm_secure.store.event_log import EventLog
 from fedvlm_secure.store.spool import FileSpool
-from fedvlm_secure.types import Digest, NodeId, Secret, Signature
+from fedvlm_secure.types import Clock, Digest, NodeId, Secret, Signature
 from node.channel import NodeTls
 from node.keystore import Keystore, create_keystore
 
@@ -74,6 +76,7 @@ class Consortium:
             run_hash=b"",
             epoch=-1,
             closed_round=-1,
+            approval_used_by=b"",
         )
 
 
@@ -104,6 +107,7 @@ class ScriptedMachine:
     vectors: dict[NodeId, bytes] = field(default_factory=dict)
     finished: bool = False
     error: FedvlmError | None = None
+    check_chunk: Callable[[int, bytes], object] | None = None
 
     def connected(self, node: NodeId, now_s: float) -> Outbox:
         self.steps.append(("connected", node))
@@ -115,6 +119,9 @@ class ScriptedMachine:
 
     def heard(self, node: NodeId, now_s: float) -> None:
         self.steps.append(("heard", node))
+
+    def chunk_check(self, bundle: UploadBundle) -> Callable[[int, bytes], object] | None:
+        return self.check_chunk
 
     def check_upload(self, node: NodeId, bundle: UploadBundle) -> int:
         self.steps.append(("check", node))
@@ -156,15 +163,26 @@ def serving(
     *,
     listen: str = "127.0.0.1:0",
     tls: ServerTls | None = None,
+    wall_s: Callable[[], float] = time.time,
+    clock: Clock | None = None,
+    silent_s: float = SILENT_S,
 ) -> Iterator[RunningServer]:
     """The real server, calls and driver around a scripted machine."""
-    output, clock = io.StringIO(), SteadyClock()
+    output, clock = io.StringIO(), clock or SteadyClock()
     log = EventLog("aggregator", output, clock, json_lines=True)
     sessions = Sessions()
     machine.spool, blobs = FileSpool(folder / "spool"), FileBlobs(folder / "blobs")
     members = len(consortium.roster.members)
-    driver = Driver(machine, sessions, clock, lambda seen: None, members=members)
-    calls = FederationCalls(consortium.roster, sessions, driver, Uploads(machine.spool), blobs, log)
+    patience = Patience(clock)
+    lines = Lines(sessions, log, clock, silent_s=silent_s)
+
+    def observe(seen: object) -> None:
+        patience.end_overdue()
+        lines.end_silent()
+
+    driver = Driver(machine, sessions, clock, observe, members=members)
+    uploads = Uploads(machine.spool)
+    calls = FederationCalls(consortium.roster, sessions, driver, uploads, blobs, log, patience, wall_s)
     server = FederationServer(calls, tls or consortium.server_tls(), nodes=members)
     address = server.start(listen)
     stop = threading.Event()
