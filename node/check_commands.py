@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
@@ -43,11 +44,11 @@ def add_checks(app: typer.Typer, clock: Clock, entropy: Entropy, now: Callable[[
 
     @app.command("doctor")
     def doctor(config: Config, policy: PolicyPath = None, as_json: AsJson = False) -> None:
-        """Look at clock, certificate, roster, disk, base model, data and the aggregator's port; 1 if one is wrong."""
+        """Look at clock, keys, machine, the way to the aggregator, data, budget and one step; 1 if one is wrong."""
         from node.doctor import examine
 
         node = load_node_config(config)
-        findings = examine(_policy(node, policy), node, now())
+        findings = examine(_policy(node, policy), node, now(), environment=os.environ, entropy=entropy)
         if as_json:
             console.emit_json({"node": node.node, "findings": [asdict(finding) for finding in findings]})
         else:

@@ -3,56 +3,63 @@
 from __future__ import annotations
 
 import shutil
-import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Literal
 
 from cryptography import x509
 
 from fedvlm_secure.errors import FedvlmError
+from fedvlm_secure.he.cipher import require_library
 from fedvlm_secure.policy.node_config import NodeConfig
+from fedvlm_secure.policy.privacy import DpSgd
 from fedvlm_secure.policy.private_file import read_file
+from fedvlm_secure.policy.projection import project
 from fedvlm_secure.policy.roster import load_roster
 from fedvlm_secure.policy.schema import Policy
+from fedvlm_secure.types import Entropy
+from node.doctor_machine import look_at_clock, look_at_device, look_at_step
+from node.doctor_network import look_at_port, look_at_proxy, look_at_tls
+from node.finding import FEW_DAYS, Finding, Verdict
 from node.hospital import load_data
 from node.keystore import open_keystore
+from node.ledger import Ledger
+from node.ledger_chain import ledger_paths
 
-Verdict = Literal["ok", "warning", "wrong"]
-
-FEW_DAYS = 30
 LITTLE_DISK_BYTES = 2 << 30
-_CONNECT_S = 5.0
 _RENEW = "ask the coordinator to admit this node again"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One look: what, how it is, in words, and what to do (empty where nothing is)."""
-
-    name: str
-    verdict: Verdict
-    text: str
-    hint: str = ""
-
-
-def examine(policy: Policy | None, config: NodeConfig, now: datetime) -> tuple[Finding, ...]:
-    """All looks, none of which changes or sends anything but one TCP connection to the aggregator's port.
+def examine(
+    policy: Policy | None, config: NodeConfig, now: datetime, *, environment: Mapping[str, str], entropy: Entropy
+) -> tuple[Finding, ...]:
+    """All looks. None changes anything here; what is sent is two connections to the aggregator's port, with nothing in.
 
     Args:
-        policy: to look at base and data with; None leaves those two out.
+        policy: to look at base, data, budget and a step with; None leaves those out.
         config: this hospital's node.yaml.
         now: the wall clock, with a time zone.
+        environment: the variables that the service would see.
+        entropy: of the step's sampling and noise.
     """
     looks: list[tuple[str, Callable[[], Finding]]] = [
         ("certificate", lambda: _certificate(config, now)),
+        ("clock", lambda: look_at_clock(config.state, now)),
         ("roster", lambda: _roster(config)),
         ("disk", lambda: _disk(config)),
-        ("aggregator", lambda: _port(config)),
+        ("device", lambda: look_at_device(config.device)),
+        ("proxy", lambda: look_at_proxy(config.aggregator, environment)),
+        ("aggregator", lambda: look_at_port(config.aggregator)),
+        ("tls", lambda: look_at_tls(config.aggregator, load_roster(config.roster_path), now)),
     ]
     if policy is not None:
-        looks += [("base", lambda: _base(policy, config)), ("data", lambda: _data(policy, config))]
+        looks += [
+            ("base", lambda: _base(policy, config)),
+            ("data", lambda: _data(policy, config)),
+            ("budget", lambda: _budget(policy, config, now)),
+            ("step", lambda: look_at_step(policy, config, entropy)),
+        ]
+        if policy.protection.is_encrypted:
+            looks.append(("library", lambda: _library(policy)))
     return tuple(_look(name, look) for name, look in looks)
 
 
@@ -90,15 +97,9 @@ def _disk(config: NodeConfig) -> Finding:
     return Finding("disk", "warning" if little else "ok", f"{free / (1 << 30):.1f} GiB free at {config.state}", hint)
 
 
-def _port(config: NodeConfig) -> Finding:
-    host, _, port = config.aggregator.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
-            return Finding("aggregator", "ok", f"{config.aggregator} takes connections")
-    except OSError as error:
-        cause = error.strerror or "no answer"
-        hint = "ask whether the aggregator runs, and whether the firewall lets this port out"
-        return Finding("aggregator", "wrong", f"{config.aggregator}: {cause}", hint)
+def _library(policy: Policy) -> Finding:
+    require_library()
+    return Finding("library", "ok", f"protection {policy.protection.method}: the homomorphic library is installed")
 
 
 def _base(policy: Policy, config: NodeConfig) -> Finding:
@@ -116,3 +117,18 @@ def _data(policy: Policy, config: NodeConfig) -> Finding:
     data = load_data(policy, config)
     patients = len({row.patient for row in data.rows})
     return Finding("data", "ok", f"{len(data.rows)} rows of {patients} patients can be read")
+
+
+def _budget(policy: Policy, config: NodeConfig, now: datetime) -> Finding:
+    projection = project(policy)
+    if projection is None or not isinstance(policy.privacy, DpSgd):
+        return Finding("budget", "ok", "the policy has no mechanism: the run will be marked, not charged")
+    ledger = Ledger(ledger_paths(config.state, config.ledger_anchor), lambda: int(now.timestamp()))
+    purse = ledger.balance(config.population)
+    whole = projection.trajectory[-1][1]
+    text = (
+        f"this run costs epsilon {whole:.2f}; {purse.remaining:.2f} of {purse.limit:g} are left to {config.population}"
+    )
+    if whole > purse.remaining:
+        return Finding("budget", "warning", text, "the run may be refused: see `fedvlm-node ledger`")
+    return Finding("budget", "ok", text)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedvlm_secure.dp.accounting import epsilon
 from fedvlm_secure.dp.delta import require_delta
 from fedvlm_secure.dp.events import Event
-from fedvlm_secure.errors import BudgetExhausted, DataError, PolicyError
+from fedvlm_secure.errors import DataError, PolicyError
 from fedvlm_secure.types import Digest, Entropy, Secret
-from node.ledger_book import Book, Population, Run, Tally, has_unprotected, tally, untally
+from node.ledger_book import has_unprotected, tally, untally
 from node.ledger_chain import LedgerPaths
+from node.ledger_checks import (
+    checked_decision,
+    epsilon_of,
+    open_population,
+    require_covered,
+    require_reserved,
+    run_conflict,
+)
+from node.ledger_consent import Decision, decision_digest, needed
 from node.ledger_entries import (
     Closed,
+    Consent,
     LimitSet,
     Merged,
+    Operator,
     PatientsBound,
+    PatientsWithdrawn,
     PopulationAdded,
     ReleasedUnprotected,
     Reserved,
@@ -30,7 +41,8 @@ class Balance:
     """A population's purse. Epsilons are of everything together at the operator's own delta, never sums of epsilons.
 
     Attributes:
-        patients: how many patients are bound; shown at the hospital only.
+        patients: how many patients are bound; shown at the hospital only, as `withdrawn` is.
+        withdrawn: how many of them train no more.
         spent: epsilon of what was released.
         committed: epsilon of what was released and of what open runs reserved.
         remaining: limit less `committed`, at least 0. For reading: two releases of half of it cost less than all of it.
@@ -39,6 +51,7 @@ class Balance:
 
     population: str
     patients: int
+    withdrawn: int
     delta: float
     limit: float
     spent: float
@@ -88,29 +101,51 @@ class Ledger:
         with self._file.current() as book:
             return tuple(sorted(name for name, each in book.populations.items() if each.merged_into is None))
 
-    def add_population(self, name: str, *, delta: float, epsilon_limit: float) -> None:
+    def add_population(
+        self, name: str, *, delta: float, epsilon_limit: float, consents: Sequence[Consent] = ()
+    ) -> None:
         """Open a purse with the operator's delta and limit.
 
         Raises:
-            PolicyError: POPULATION_EXISTS, LIMIT_RANGE, DELTA_MISSING.
+            PolicyError: POPULATION_EXISTS, LIMIT_RANGE, DELTA_MISSING, OPERATOR_NEEDED, CONSENT_INVALID.
         """
-        _require_limit(epsilon_limit)
-        require_delta(delta, 1)
-        with self._file.current() as book:
-            if name in book.populations:
-                raise PolicyError("POPULATION_EXISTS", f"population {name} exists already", "choose another name")
-            self._file.write(PopulationAdded(name, delta, epsilon_limit))
+        self.decide(PopulationAdded(name, delta, epsilon_limit, tuple(consents)))
 
-    def set_limit(self, name: str, epsilon_limit: float) -> None:
-        """The operator's decision; no policy can take it.
+    def set_limit(self, name: str, epsilon_limit: float, consents: Sequence[Consent] = ()) -> None:
+        """The operator's decision, or two operators'; no policy can take it.
 
         Raises:
-            PolicyError: LIMIT_RANGE, POPULATION_UNKNOWN.
+            PolicyError: LIMIT_RANGE, POPULATION_UNKNOWN, OPERATOR_NEEDED, CONSENT_INVALID.
         """
-        _require_limit(epsilon_limit)
+        self.decide(LimitSet(name, epsilon_limit, tuple(consents)))
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """The two who decide on limits together; nobody where one alone does."""
         with self._file.current() as book:
-            _population(book, name)
-            self._file.write(LimitSet(name, epsilon_limit))
+            return book.operators
+
+    def to_sign(self, decision: Decision) -> tuple[Digest, int]:
+        """What an operator signs for this decision as things stand now, and how many operators it takes.
+
+        Raises:
+            PolicyError: as `decide`, but for missing consents.
+        """
+        with self._file.current() as book:
+            limit = checked_decision(book, decision)
+            return decision_digest(decision, book.ledger, book.decisions), needed(decision, book.operators, limit)[1]
+
+    def decide(self, decision: Decision) -> None:
+        """Write a decision on a limit, or on who decides.
+
+        Raises:
+            PolicyError: LIMIT_RANGE, POPULATION_UNKNOWN, POPULATION_EXISTS, DELTA_MISSING, OPERATORS, OPERATOR_NEEDED,
+                CONSENT_INVALID.
+        """
+        with self._file.current() as book:
+            checked_decision(book, decision)
+            book.require_consents(decision)
+            self._file.write(decision)
 
     def bind_patients(self, name: str, hashes: set[bytes]) -> str | None:
         """Patients of a data set (`patient_hashes`) belong to this population from now on.
@@ -123,7 +158,7 @@ class Ledger:
             PolicyError: POPULATION_UNKNOWN, DELTA_TOO_LARGE for this many patients.
         """
         with self._file.current() as book:
-            population = _population(book, name)
+            population = open_population(book, name)
             if owner := book.owner_of(hashes, name):
                 raise DataError(
                     "PATIENTS_SHARED",
@@ -136,6 +171,42 @@ class Ledger:
                 self._file.write(PatientsBound(name, b"".join(sorted(new))))
             return warning
 
+    def withdraw_patients(self, name: str, hashes: set[bytes], *, ahead: bool = False) -> int:
+        """Patients who take back their consent train in no later round. What they were charged stays charged.
+
+        Args:
+            hashes: their `patient_hashes`.
+            ahead: also keep hashes that no data set of this population has held so far.
+
+        Returns:
+            How many are new; those withdrawn before are left as they are.
+
+        Raises:
+            PolicyError: POPULATION_UNKNOWN.
+            DataError: PATIENT_UNKNOWN: one was never bound here; nothing was recorded.
+        """
+        with self._file.current() as book:
+            population = open_population(book, name)
+            if not ahead and (strangers := len(hashes - population.patients - population.withdrawn)):
+                raise DataError(
+                    "PATIENT_UNKNOWN",
+                    f"{strangers} of {len(hashes)} ids are no patients that population {name} has trained on",
+                    "check spelling and population; --ahead also records patients who were never in a data set",
+                )
+            if new := hashes - population.withdrawn:
+                self._file.write(PatientsWithdrawn(name, b"".join(sorted(new))))
+            return len(new)
+
+    def withdrawn(self, name: str) -> frozenset[bytes]:
+        """Keyed hashes of the patients who withdrew; of nobody where there is no such population."""
+        with self._file.current() as book:
+            return frozenset(open_population(book, name).withdrawn) if name in book.populations else frozenset()
+
+    def open_runs(self) -> dict[Digest, str]:
+        """Runs that hold a reservation, and their populations."""
+        with self._file.current() as book:
+            return {Digest(run): known.population for run, known in book.runs.items() if known.left}
+
     def merge(self, source: str, target: str) -> None:
         """Make one population of two: patients together, charges added, the lower limit and delta.
 
@@ -143,8 +214,8 @@ class Ledger:
             PolicyError: POPULATION_UNKNOWN, or both are the same.
         """
         with self._file.current() as book:
-            _population(book, source)
-            _population(book, target)
+            open_population(book, source)
+            open_population(book, target)
             if source == target:
                 raise PolicyError("POPULATION_EXISTS", f"{source} cannot be merged with itself", "name two populations")
             self._file.write(Merged(source, target))
@@ -157,16 +228,16 @@ class Ledger:
             PolicyError: POPULATION_UNKNOWN, RUN_CONFLICT.
         """
         with self._file.current() as book:
-            population = _population(book, name)
+            population = open_population(book, name)
             known = book.runs.get(run)
             if known is not None:
                 if known.closed or (known.population, known.planned) != (name, tally(event)):
-                    raise _conflict(run, "it reserved something else, or is closed")
+                    raise run_conflict(run, "it reserved something else, or is closed")
                 return
             if has_unprotected(event):
                 raise ValueError("an unprotected run is recorded by record_unprotected, not reserved")
             wanted = population.spent + book.reserved(name) + tally(event)
-            _require_covered(name, population, wanted, "this run with what is spent and reserved")
+            require_covered(name, population, wanted, "this run with what is spent and reserved")
             self._file.write(Reserved(bytes(run), name, event))
 
     def covers(self, run: Digest, event: Event) -> bool:
@@ -176,7 +247,7 @@ class Ledger:
             if known is None or known.closed or tally(event) - known.left:
                 return False
             population = book.populations[known.population]
-            return _epsilon(population.spent + tally(event), population.delta) <= population.epsilon_limit
+            return epsilon_of(population.spent + tally(event), population.delta) <= population.epsilon_limit
 
     def spend(self, run: Digest, round_number: int, event: Event) -> bool:
         """Charge a round, once, before the first byte of its first upload leaves. Durable and anchored on return.
@@ -191,17 +262,17 @@ class Ledger:
         with self._file.current() as book:
             known = book.runs.get(run)
             if known is None:
-                raise _conflict(run, "it reserved nothing")
+                raise run_conflict(run, "it reserved nothing")
             if round_number in known.rounds:
                 if tally(known.rounds[round_number]) != tally(event):
-                    raise _conflict(run, f"round {round_number} was charged with another event")
+                    raise run_conflict(run, f"round {round_number} was charged with another event")
                 return False
             if known.closed:
-                raise _conflict(run, "it is closed")
-            self._require_reserved(known, round_number, event)
+                raise run_conflict(run, "it is closed")
+            require_reserved(known, round_number, event)
             population = book.populations[known.population]
             wanted = population.spent + tally(event)
-            _require_covered(known.population, population, wanted, f"round {round_number} with what is spent")
+            require_covered(known.population, population, wanted, f"round {round_number} with what is spent")
             self._file.write(Spent(bytes(run), round_number, event))
             return True
 
@@ -225,7 +296,7 @@ class Ledger:
             PolicyError: POPULATION_UNKNOWN.
         """
         with self._file.current() as book:
-            _population(book, name)
+            open_population(book, name)
             self._file.write(ReleasedUnprotected(bytes(run), name))
 
     def balance(self, name: str) -> Balance:
@@ -235,60 +306,18 @@ class Ledger:
             PolicyError: POPULATION_UNKNOWN.
         """
         with self._file.current() as book:
-            population = _population(book, name)
+            population = open_population(book, name)
             spent, reserved = population.spent.copy(), book.reserved(name)
-        committed = _epsilon(spent + reserved, population.delta)
+        committed = epsilon_of(spent + reserved, population.delta)
         return Balance(
             population=name,
             patients=len(population.patients),
+            withdrawn=len(population.withdrawn),
             delta=population.delta,
             limit=population.epsilon_limit,
-            spent=_epsilon(spent, population.delta),
+            spent=epsilon_of(spent, population.delta),
             committed=committed,
             remaining=max(0.0, population.epsilon_limit - committed),
             unprotected=population.unprotected,
             event=untally(spent),
         )
-
-    @staticmethod
-    def _require_reserved(run: Run, round_number: int, event: Event) -> None:
-        if tally(event) - run.left:
-            raise BudgetExhausted(
-                "BUDGET_EXHAUSTED",
-                f"round {round_number} would release more than this run has reserved and not yet spent",
-                "the run must reserve its whole plan first",
-            )
-
-
-def _epsilon(spent: Tally, delta: float) -> float:
-    return epsilon(untally(spent), delta)
-
-
-def _population(book: Book, name: str) -> Population:
-    population = book.populations.get(name)
-    if population is None:
-        raise PolicyError("POPULATION_UNKNOWN", f"no population {name!r} here", "add it with `fedvlm-node ledger add`")
-    if population.merged_into is not None:
-        raise PolicyError(
-            "POPULATION_UNKNOWN", f"population {name} was merged into {population.merged_into}", "use that one"
-        )
-    return population
-
-
-def _require_covered(name: str, population: Population, wanted: Tally, what: str) -> None:
-    needed = _epsilon(wanted, population.delta)
-    if needed > population.epsilon_limit:
-        raise BudgetExhausted(
-            "BUDGET_EXHAUSTED",
-            f"population {name}: {what} comes to epsilon {needed!r}, above the limit of {population.epsilon_limit!r}",
-            "leave this run, plan a smaller one, or let the operator decide on `fedvlm-node ledger limit`",
-        )
-
-
-def _require_limit(epsilon_limit: float) -> None:
-    if not (math.isfinite(epsilon_limit) and epsilon_limit >= 0):
-        raise PolicyError("LIMIT_RANGE", f"a limit on epsilon is finite and >= 0, got {epsilon_limit}", "such as 8")
-
-
-def _conflict(run: Digest, cause: str) -> PolicyError:
-    return PolicyError("RUN_CONFLICT", f"run {run.hex()[:16]}: {cause}", "approve the policy again for a new run")

@@ -15,7 +15,7 @@ from fedvlm_secure.errors import FedvlmError, StorageError
 from fedvlm_secure.store.private_files import private_folder, write_whole
 from fedvlm_secure.types import Digest, Secret
 from node.ledger_book import Book, untally
-from node.ledger_entries import Floor
+from node.ledger_entries import Floor, Operator
 
 _LABEL = canonical.LABEL_PREFIX + "ledger-anchor"
 
@@ -27,16 +27,24 @@ class Anchor:
     sequence: int
     head: Digest
     floors: tuple[Floor, ...]
+    operators: tuple[Operator, ...] = ()
 
 
 def anchor_of(book: Book, sequence: int, head: Digest) -> Anchor:
     """The anchor for a state of the book."""
     floors = tuple(
-        Floor(name, population.delta, population.epsilon_limit, untally(population.spent), population.unprotected)
+        Floor(
+            name,
+            population.delta,
+            population.epsilon_limit,
+            untally(population.spent),
+            population.unprotected,
+            b"".join(sorted(population.withdrawn)),
+        )
         for name, population in sorted(book.populations.items())
         if population.merged_into is None
     )
-    return Anchor(sequence, head, floors)
+    return Anchor(sequence, head, floors, book.operators)
 
 
 def write_anchor(path: Path, anchor: Anchor, key: Secret) -> None:
@@ -62,20 +70,28 @@ def read_anchor(path: Path, key: Secret) -> Anchor | None:
         fields: dict[str, Any] = json.loads(path.read_bytes())
         mac = bytes.fromhex(fields.pop("mac"))
         if hmac.compare_digest(mac, _mac(fields, key)):
-            floors = tuple(Floor(**{**floor, "event": from_record(floor["event"])}) for floor in fields["floors"])
-            return Anchor(fields["sequence"], Digest(bytes.fromhex(fields["head"])), floors)
+            floors = tuple(_floor(floor) for floor in fields["floors"])
+            operators = tuple(
+                Operator(each["name"], bytes.fromhex(each["public"])) for each in fields.get("operators", [])
+            )
+            return Anchor(fields["sequence"], Digest(bytes.fromhex(fields["head"])), floors, operators)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, FedvlmError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, FedvlmError) as error:
         raise _altered(path) from error
     raise _altered(path)
+
+
+def _floor(fields: Mapping[str, Any]) -> Floor:
+    withdrawn = bytes.fromhex(fields.get("withdrawn", ""))  # an anchor of an earlier version names nobody
+    return Floor(**{**fields, "event": from_record(fields["event"]), "withdrawn": withdrawn})
 
 
 def _altered(path: Path) -> StorageError:
     return StorageError(
         "LEDGER_TAMPERED",
         f"{path} is not the anchor that was written with this hospital's ledger key",
-        "find out who changed it; then restore the ledger from the peers' signed heads",
+        "find out who changed it; then `fedvlm-node ledger restore` with the other parties' records",
     )
 
 
@@ -87,10 +103,13 @@ def _fields(anchor: Anchor) -> dict[str, Any]:
             "epsilon_limit": floor.epsilon_limit,
             "event": to_record(floor.event),
             "unprotected": floor.unprotected,
+            "withdrawn": floor.withdrawn.hex(),
         }
         for floor in anchor.floors
     ]
-    return {"version": 1, "sequence": anchor.sequence, "head": anchor.head.hex(), "floors": floors}
+    operators = [{"name": operator.name, "public": operator.public.hex()} for operator in anchor.operators]
+    head = {"version": 1, "sequence": anchor.sequence, "head": anchor.head.hex()}
+    return {**head, "floors": floors, "operators": operators}
 
 
 def _mac(fields: Mapping[str, Any], key: Secret) -> bytes:

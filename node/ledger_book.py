@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 
 from fedvlm_secure import canonical
 from fedvlm_secure.dp.events import Composed, Event, NonPrivate, SelfComposed, compose, to_record
+from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.types import DIGEST_BYTES
+from node.ledger_consent import require_consents
 from node.ledger_entries import (
     Body,
     Closed,
     LimitSet,
     Merged,
     Opened,
+    Operator,
+    OperatorsSet,
     PatientsBound,
+    PatientsWithdrawn,
     PopulationAdded,
     ReleasedUnprotected,
     Reserved,
@@ -52,11 +57,12 @@ def untally(counts: Tally) -> Event:
 
 @dataclass
 class Population:
-    """A purse. `merged_into` names the population that took it over."""
+    """A purse. `withdrawn` patients train no more; `merged_into` names the population that took it over."""
 
     delta: float
     epsilon_limit: float
     patients: set[bytes] = field(default_factory=set)
+    withdrawn: set[bytes] = field(default_factory=set)
     spent: Tally = field(default_factory=Counter)
     unprotected: bool = False
     merged_into: str | None = None
@@ -83,10 +89,17 @@ class Run:
 
 
 class Book:
-    """State after a prefix of the entries."""
+    """State after a prefix of the entries.
+
+    Attributes:
+        operators: the two who decide on limits together; empty while one alone does.
+        decisions: how many entries changed a limit or who decides: a consent holds for one of them.
+    """
 
     def __init__(self) -> None:
         self.ledger = b""
+        self.operators: tuple[Operator, ...] = ()
+        self.decisions = 0
         self.populations: dict[str, Population] = {}
         self.runs: dict[bytes, Run] = {}
 
@@ -105,6 +118,17 @@ class Book:
                 return name, shared
         return None
 
+    def require_consents(self, body: Body) -> None:
+        """Refuse a decision that lacks an operator's consent.
+
+        Raises:
+            PolicyError: OPERATOR_NEEDED, CONSENT_INVALID.
+        """
+        if isinstance(body, LimitSet | PopulationAdded | OperatorsSet):
+            known = self.populations.get(body.population) if isinstance(body, LimitSet) else None
+            limit = 0.0 if known is None else known.epsilon_limit
+            require_consents(body, self.operators, self.ledger, self.decisions, limit)
+
     def apply(self, body: Body) -> None:
         """Take one entry in.
 
@@ -112,9 +136,14 @@ class Book:
             ValueError: the entry cannot follow what came before.
         """
         try:
+            self.require_consents(body)
             self._apply(body)
         except KeyError as error:
             raise ValueError("the entry names what is not there") from error
+        except PolicyError as error:
+            raise ValueError(error.cause) from error
+        if isinstance(body, LimitSet | PopulationAdded | OperatorsSet | Restored):
+            self.decisions += 1
 
     def _apply(self, body: Body) -> None:
         match body:
@@ -128,8 +157,12 @@ class Book:
                 self.populations[name] = Population(delta, limit)
             case PatientsBound(name, hashes):
                 self.populations[name].patients.update(split_hashes(hashes))
+            case PatientsWithdrawn(name, hashes):
+                self.populations[name].withdrawn.update(split_hashes(hashes))
             case LimitSet(name, limit):
                 self.populations[name].epsilon_limit = limit
+            case OperatorsSet(operators):
+                self.operators = operators
             case Reserved(run, name, event):
                 if run in self.runs or name not in self.populations:
                     raise ValueError("the run is there, or its population is not")
@@ -154,6 +187,7 @@ class Book:
     def _merge(self, source: str, target: str) -> None:
         old, new = self.populations[source], self.populations[target]
         new.patients |= old.patients
+        new.withdrawn |= old.withdrawn
         new.spent.update(old.spent)  # a patient of both bears both
         new.unprotected |= old.unprotected
         new.epsilon_limit = min(new.epsilon_limit, old.epsilon_limit)
@@ -170,6 +204,12 @@ class Book:
             population = self.populations.setdefault(floor.population, Population(floor.delta, floor.epsilon_limit))
             population.spent |= tally(floor.event)  # per event the larger count
             population.unprotected |= floor.unprotected
+            population.withdrawn |= split_hashes(floor.withdrawn)
+        for known in restored.runs:
+            run = self.runs.setdefault(known.run, Run(known.population, Counter(), closed=True))
+            for charged in known.rounds:
+                run.rounds.setdefault(charged.number, charged.event)
+        self.operators = self.operators or restored.operators
 
 
 def split_hashes(joined: bytes) -> set[bytes]:

@@ -183,7 +183,10 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
         raise StorageError("STORAGE_IO", f"{path}: {name or 'SQLite error'}", "check the disk, then restart") from error
 
 
-_RESTORE_HINT = "do not train; find out what happened, then restore the ledger from the peers' signed heads"
+_RESTORE_HINT = (
+    "do not train; find out what happened, move a broken file aside, and run `fedvlm-node ledger restore` with the "
+    "other parties' records"
+)
 
 
 def missing(path: Path) -> StorageError:

@@ -12,8 +12,11 @@ from fedvlm_secure import console
 from fedvlm_secure.dp.events import to_record
 from fedvlm_secure.types import Entropy
 from node.ledger import Balance, Ledger
+from node.ledger_care import add_care
 from node.ledger_chain import LedgerPaths, ledger_paths
+from node.ledger_entries import LimitSet, PopulationAdded
 from node.ledger_file import WallClock
+from node.ledger_two_person import PROPOSAL, KeyFile, ProposalOut, add_two_person, decide
 
 State = Annotated[Path, typer.Option("--state", envvar="FEDVLM_NODE_STATE", help="This hospital's private folder.")]
 AnchorPath = Annotated[
@@ -41,7 +44,7 @@ def ledger_app(entropy: Entropy, wall_s: WallClock) -> typer.Typer:
         context: typer.Context, state: State = DEFAULT_STATE, anchor: AnchorPath = None, as_json: AsJson = False
     ) -> None:
         """Show every population: limit, spent, reserved, left."""
-        context.obj = (ledger_paths(state, anchor), as_json)
+        context.obj = (ledger_paths(state, anchor), as_json, state)
         if context.invoked_subcommand is None:
             _show(opened(context), as_json)
 
@@ -57,18 +60,24 @@ def ledger_app(entropy: Entropy, wall_s: WallClock) -> typer.Typer:
         population: Name,
         limit: Limit,
         delta: Annotated[float, typer.Option("--delta", help="Below 1 / patients; the operator's own.")] = 1e-5,
+        operator: KeyFile = None,
+        out: ProposalOut = PROPOSAL,
     ) -> None:
         """Add a population with its limit."""
-        opened(context).add_population(population, delta=delta, epsilon_limit=limit)
-        _done(context, f"population {population}: at most epsilon {limit:g} at delta {delta:g}, ever")
+        _done(context, decide(opened(context), PopulationAdded(population, delta, limit), operator, out))
 
     @app.command("limit")
-    def set_limit(context: typer.Context, population: Name, limit: Limit) -> None:
-        """Change a population's limit. What was spent stays spent."""
+    def set_limit(
+        context: typer.Context,
+        population: Name,
+        limit: Limit,
+        operator: KeyFile = None,
+        out: ProposalOut = PROPOSAL,
+    ) -> None:
+        """Change a population's limit. What was spent stays spent. See `two-person`."""
         ledger = opened(context)
         before = ledger.balance(population).limit
-        ledger.set_limit(population, limit)
-        _done(context, f"population {population}: limit {before:g} -> {limit:g}")
+        _done(context, f"{decide(ledger, LimitSet(population, limit), operator, out)} (before: {before:g})")
 
     @app.command("merge")
     def merge(context: typer.Context, source: Name, target: Name) -> None:
@@ -76,6 +85,8 @@ def ledger_app(entropy: Entropy, wall_s: WallClock) -> typer.Typer:
         opened(context).merge(source, target)
         _done(context, f"population {source} is now part of {target}")
 
+    add_two_person(app, opened, _done)
+    add_care(app, opened, _done, entropy, wall_s)
     return app
 
 
@@ -93,19 +104,33 @@ def _done(context: typer.Context, text: str) -> None:
 
 def _show(ledger: Ledger, as_json: bool) -> None:
     balances = [ledger.balance(name) for name in ledger.populations()]
+    runs = sorted((run.hex(), population) for run, population in ledger.open_runs().items())
+    operators = [operator.name for operator in ledger.operators]
     if as_json:
         head = ledger.head
-        rows = [_record(balance) for balance in balances]
-        console.emit_json({"head": {"sequence": head.sequence, "digest": head.digest.hex()}, "populations": rows})
+        console.emit_json(
+            {
+                "head": {"sequence": head.sequence, "digest": head.digest.hex()},
+                "populations": [_record(balance) for balance in balances],
+                "reservations": [{"run": run, "population": population} for run, population in runs],
+                "operators": operators,
+            }
+        )
         return
     if not balances:
         console.say("no population yet; add one with `fedvlm-node ledger add NAME LIMIT`")
         return
     columns = ("population", "patients", "delta", "limit", "spent", "with reserved", "left", "note")
     console.table("privacy budget, epsilon per patient (add or remove one)", columns, [_row(each) for each in balances])
+    for run, population in runs:
+        console.say(f"run {run[:16]} reserves for {population}")
+    if operators:
+        console.say(f"a higher limit takes both {' and '.join(operators)}")
 
 
 def _row(balance: Balance) -> tuple[str, ...]:
+    notes = [UNPROTECTED] if balance.unprotected else []
+    notes += [f"{balance.withdrawn} withdrawn"] if balance.withdrawn else []
     return (
         balance.population,
         str(balance.patients),
@@ -114,7 +139,7 @@ def _row(balance: Balance) -> tuple[str, ...]:
         f"{balance.spent:.4f}",
         f"{balance.committed:.4f}",
         f"{balance.remaining:.4f}",
-        UNPROTECTED if balance.unprotected else "",
+        "; ".join(notes),
     )
 
 
@@ -122,6 +147,7 @@ def _record(balance: Balance) -> dict[str, object]:
     return {
         "population": balance.population,
         "patients": balance.patients,
+        "patients_withdrawn": balance.withdrawn,
         "unit": "patient",
         "adjacency": "add_or_remove",
         "delta": balance.delta,

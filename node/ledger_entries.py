@@ -22,12 +22,29 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class Operator:
+    """Who has a say in limits: a name and an Ed25519 public key (32 bytes)."""
+
+    name: str
+    public: bytes
+
+
+@dataclass(frozen=True)
+class Consent:
+    """One operator's signature (64 bytes) over a decision, see `ledger_consent`."""
+
+    operator: str
+    signature: bytes
+
+
+@dataclass(frozen=True)
 class PopulationAdded:
     """A population of patients with the operator's own delta and limit on epsilon."""
 
     population: str
     delta: float
     epsilon_limit: float
+    consents: tuple[Consent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,10 +57,27 @@ class PatientsBound:
 
 @dataclass(frozen=True)
 class LimitSet:
-    """The operator changed the limit."""
+    """The operator changed the limit, or two operators did."""
 
     population: str
     epsilon_limit: float
+    consents: tuple[Consent, ...] = ()
+
+
+@dataclass(frozen=True)
+class OperatorsSet:
+    """From now on these two decide on limits together; nobody in it: one operator alone again."""
+
+    operators: tuple[Operator, ...]
+    consents: tuple[Consent, ...] = ()
+
+
+@dataclass(frozen=True)
+class PatientsWithdrawn:
+    """Keyed hashes of patients (32 bytes each, joined, sorted) who train in no later round. Charges stay."""
+
+    population: str
+    hashes: bytes
 
 
 @dataclass(frozen=True)
@@ -89,13 +123,31 @@ class Merged:
 
 @dataclass(frozen=True)
 class Floor:
-    """What a population is charged at least after a restore."""
+    """What a population is charged at least after a restore; `withdrawn` holds joined keyed hashes of patients."""
 
     population: str
     delta: float
     epsilon_limit: float
     event: Event
     unprotected: bool
+    withdrawn: bytes = b""
+
+
+@dataclass(frozen=True)
+class RestoredRound:
+    """A round, from 0, and what signed records show it charged with."""
+
+    number: int
+    event: Event
+
+
+@dataclass(frozen=True)
+class RestoredRun:
+    """Charged rounds of a run on signed records; they are part of the floors."""
+
+    run: bytes
+    population: str
+    rounds: tuple[RestoredRound, ...]
 
 
 @dataclass(frozen=True)
@@ -103,13 +155,17 @@ class Restored:
     """An older copy was taken back into use; its sequence number jumps past every known head."""
 
     floors: tuple[Floor, ...]
+    runs: tuple[RestoredRun, ...] = ()
+    operators: tuple[Operator, ...] = ()
 
 
 Body = (
     Opened
     | PopulationAdded
     | PatientsBound
+    | PatientsWithdrawn
     | LimitSet
+    | OperatorsSet
     | Reserved
     | Spent
     | Closed
@@ -120,9 +176,24 @@ Body = (
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
-        *(Opened, PopulationAdded, PatientsBound, LimitSet, Reserved),
-        *(Spent, Closed, ReleasedUnprotected, Merged, Restored),
+        *(Opened, PopulationAdded, PatientsBound, PatientsWithdrawn, LimitSet, OperatorsSet),
+        *(Reserved, Spent, Closed, ReleasedUnprotected, Merged, Restored),
     )
+}
+_PARTS: dict[str, type[Any]] = {
+    "consents": Consent,
+    "operators": Operator,
+    "floors": Floor,
+    "runs": RestoredRun,
+    "rounds": RestoredRound,
+}
+"""Fields that hold several records, by name."""
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "bytes": (bytes,),
+    "int": (int,),
+    "bool": (bool,),
+    "float": (float, int),
 }
 
 
@@ -137,7 +208,7 @@ class Entry:
 
     def to_bytes(self) -> bytes:
         """Canonical; what is stored and hashed."""
-        body = {"kind": type(self.body).__name__, "fields": _plain(self.body)}
+        body = {"kind": type(self.body).__name__, "fields": plain_fields(self.body)}
         return canonical.encode([self.sequence, bytes(self.previous), self.at_s, body])
 
     @property
@@ -158,26 +229,49 @@ def parse_entry(raw: bytes) -> Entry:
     """
     try:
         sequence, previous, at_s, body = canonical.decode(raw)
-        fields: dict[str, Any] = body["fields"]
-        kind = _KINDS[body["kind"]]
-        if kind is Restored:
-            floors = tuple(Floor(**{**floor, "event": from_record(floor["event"])}) for floor in fields["floors"])
-            return Entry(sequence, Digest(previous), at_s, Restored(floors))
-        if "event" in fields:
-            fields = {**fields, "event": from_record(fields["event"])}
-        return Entry(sequence, Digest(previous), at_s, kind(**fields))
-    except (KeyError, TypeError, FedvlmError) as error:
+        entry = Entry(sequence, previous, at_s, from_plain(_KINDS[body["kind"]], body["fields"]))
+    except (KeyError, TypeError, AttributeError, FedvlmError) as error:
         raise ValueError("not a ledger entry") from error
+    numbers = type(sequence) is int and sequence >= 1 and type(at_s) is int
+    if not numbers or not isinstance(previous, bytes) or len(previous) != DIGEST_BYTES:
+        raise ValueError("not a ledger entry")
+    return entry
 
 
-def _plain(body: Body | Floor) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for field in dataclasses.fields(body):
-        value = getattr(body, field.name)
-        if field.name == "event":
-            plain[field.name] = to_record(value)
-        elif field.name == "floors":
-            plain[field.name] = [_plain(floor) for floor in value]
+def plain_fields(record: Any) -> dict[str, Any]:
+    """A body or a part of one as plain values by field name."""
+    return {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+
+
+def from_plain(kind: type[Any], fields: dict[str, Any]) -> Any:
+    """Inverse of `plain_fields`; fields that an older version did not write get their defaults.
+
+    Raises:
+        KeyError, TypeError, AttributeError, FedvlmError: these are not the fields of `kind`.
+    """
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name == "event":
+            values[name] = from_record(value)
+        elif name in _PARTS:
+            values[name] = tuple(from_plain(_PARTS[name], part) for part in value)
         else:
-            plain[field.name] = value
-    return plain
+            values[name] = value
+    return _typed(kind(**values))
+
+
+def _typed(record: Any) -> Any:
+    """The record, once its plain fields hold what they declare: what an editor of the file makes up gets no further."""
+    for field in dataclasses.fields(record):
+        value, declared = getattr(record, field.name), str(field.type)  # annotations are text here
+        if type(value) not in _PLAIN.get(declared, (type(value),)):
+            raise TypeError(f"{type(record).__name__}.{field.name} is no {declared}")
+    return record
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Event):
+        return to_record(value)
+    return plain_fields(value) if dataclasses.is_dataclass(value) else value

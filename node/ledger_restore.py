@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
-from fedvlm_secure.dp.events import NonPrivate
+from fedvlm_secure.dp.events import Composed, NonPrivate
 from fedvlm_secure.errors import StorageError
 from fedvlm_secure.types import Digest, Entropy, Secret
 from node.ledger_anchor import Anchor, anchor_of, read_anchor, write_anchor
 from node.ledger_book import Book, Tally, has_unprotected, tally, untally
 from node.ledger_chain import LedgerPaths, append_entries, exclusive, read_chain, tampered
-from node.ledger_entries import GENESIS, Entry, Floor, Restored
+from node.ledger_entries import GENESIS, Entry, Floor, Restored, RestoredRun
 from node.ledger_file import LedgerHead, WallClock, read_key, start_chain
+from node.ledger_testimony import RunTestimony, Testimony
 
 
 @dataclass(frozen=True)
@@ -39,41 +40,71 @@ class _Copy:
     digests: dict[int, Digest]
 
 
-def restore(paths: LedgerPaths, witnesses: Sequence[Witness], entropy: Entropy, wall_s: WallClock) -> LedgerHead:
+def known_populations(paths: LedgerPaths) -> tuple[set[str], dict[bytes, str]]:
+    """Names of open populations, and the population of each run, as far as copy and anchor are left.
+
+    Raises:
+        StorageError: LEDGER_TAMPERED (the copy is broken), LEDGER_MISSING (no key).
+    """
+    anchor = _readable_anchor(paths, read_key(paths))
+    names = {floor.population for floor in (anchor.floors if anchor is not None else ())}
+    if not paths.ledger.exists():
+        return names, {}
+    book = _read_copy(paths).book
+    names |= {name for name, each in book.populations.items() if each.merged_into is None}
+    return names, {run: _open_name(book, known.population) for run, known in book.runs.items()}
+
+
+def restore(
+    paths: LedgerPaths,
+    witnesses: Sequence[Witness],
+    entropy: Entropy,
+    wall_s: WallClock,
+    testimony: Testimony | None = None,
+) -> LedgerHead:
     """Take the ledger found at `paths` (or none) back into use with a `Restored` entry.
 
-    Every population is charged, event by event, at least what copy, anchor and each witness say. Where one of them saw
-    another history than the copy (a fork), both really happened and are added up. Without a readable anchor the copy's
-    open reservations are charged in full, since rounds after the last witness may be missing. Every open run is closed.
+    Every population is charged, event by event, at least what copy, anchor, each witness and the testimony say. Where
+    one of them saw another history than the copy (a fork), both really happened and are added up. Without a readable
+    anchor the copy's open reservations are charged in full, since rounds after the last witness may be missing; not
+    those of runs that own signed records show ended. Every open run is closed.
 
     Args:
         paths: the key must be there: without it no patient could be recognised.
-        witnesses: from the peers' signed records; may be empty only where the anchor is readable.
+        witnesses: heads from the peers' signed records.
+        testimony: signed audit records. May be missing, as the witnesses may, only where the anchor is readable.
 
     Returns:
         The new head; its number is above every number seen.
 
     Raises:
-        StorageError: RESTORE_UNPROVEN (neither witness nor anchor), LEDGER_TAMPERED (the copy is broken),
-            LEDGER_MISSING (no key).
+        StorageError: RESTORE_UNPROVEN (neither witness nor testimony nor anchor), LEDGER_TAMPERED (the copy is
+            broken), LEDGER_MISSING (no key).
     """
     key = read_key(paths)
+    runs = testimony.runs if testimony is not None else ()
     with exclusive(paths):
         anchor = _readable_anchor(paths, key)
         if anchor is not None:
             witnesses = [*witnesses, Witness(LedgerHead(anchor.sequence, anchor.head), anchor.floors)]
-        if not witnesses:
+        if not (witnesses or runs):
             raise StorageError(
                 "RESTORE_UNPROVEN",
-                "neither the anchor nor a peer's signed head says what was charged",
+                "neither the anchor nor a signed record says what was charged",
                 "collect the audit records of the other hospitals first",
             )
         if not paths.ledger.exists():
             start_chain(paths, entropy, wall_s)  # the anchor stays what it is until the floors are written
         copy = _read_copy(paths)
-        floors = _floors(copy, witnesses, charge_reserved=anchor is None)
-        sequence = max(copy.sequence, *(witness.head.sequence for witness in witnesses)) + 1
-        entry = Entry(sequence, copy.head, max(wall_s(), copy.at_s), Restored(floors))
+        floors = _floors(copy, witnesses, runs, charge_reserved=anchor is None)
+        charged = tuple(
+            replace(one.charged, population=_open_name(copy.book, one.population))
+            for one in runs
+            if one.charged is not None
+        )
+        sequence = max(copy.sequence, *(witness.head.sequence for witness in witnesses), 0) + 1
+        restored = Restored(floors, charged, () if anchor is None else anchor.operators)
+        entry = Entry(sequence, copy.head, max(wall_s(), copy.at_s), restored)
         copy.book.apply(entry.body)
         append_entries(paths.ledger, [entry])
         write_anchor(paths.anchor, anchor_of(copy.book, sequence, entry.digest), key)
@@ -99,30 +130,74 @@ def _read_copy(paths: LedgerPaths) -> _Copy:
     return copy
 
 
-def _floors(copy: _Copy, witnesses: Sequence[Witness], *, charge_reserved: bool) -> tuple[Floor, ...]:
+def _floors(
+    copy: _Copy, witnesses: Sequence[Witness], runs: Sequence[RunTestimony], *, charge_reserved: bool
+) -> tuple[Floor, ...]:
     """Per population: the larger of the copy's and its own history's counts, plus those of another history."""
     known: dict[str, Floor] = {}
     same: dict[str, Tally] = {}
     other: dict[str, Tally] = {}
+    ended = {one.run for one in runs if one.over}
     for name, population in copy.book.populations.items():
         if population.merged_into is None:
-            same[name] = population.spent + (copy.book.reserved(name) if charge_reserved else Counter())
-            known[name] = Floor(
-                name, population.delta, population.epsilon_limit, untally(same[name]), population.unprotected
-            )
-    for witness in witnesses:
-        history = other if _is_forked(copy, witness.head) else same
-        for floor in witness.floors:
+            same[name] = population.spent + (_reserved(copy.book, name, ended) if charge_reserved else Counter())
+            known[name] = Floor(name, population.delta, population.epsilon_limit, Composed(()), population.unprotected)
+    for one in runs:
+        _add_missing(same, copy.book, one, reserved=charge_reserved and not one.over)
+    seen_by = [(other if _is_forked(copy, witness.head) else same, witness.floors) for witness in witnesses]
+    for history, floors in (*seen_by, (same, _purses(copy.book, runs))):
+        for floor in floors:
             name = _open_name(copy.book, floor.population)
             seen, unprotected = tally(floor.event), floor.unprotected or has_unprotected(floor.event)
             del seen[NonPrivate()]  # no epsilon holds it: it is a mark, not a charge
             history[name] = history.get(name, Counter()) | seen
             base = known.get(name, floor)
-            known[name] = replace(base, unprotected=base.unprotected or unprotected)
+            known[name] = replace(
+                base, unprotected=base.unprotected or unprotected, withdrawn=base.withdrawn + floor.withdrawn
+            )
     return tuple(
         replace(floor, population=name, event=untally(same.get(name, Counter()) + other.get(name, Counter())))
         for name, floor in sorted(known.items())
     )
+
+
+def _reserved(book: Book, name: str, ended: Set[bytes]) -> Tally:
+    total: Tally = Counter()
+    for run, known in book.runs.items():
+        if known.population == name and run not in ended:
+            total.update(known.left)
+    return total
+
+
+def _add_missing(same: dict[str, Tally], book: Book, one: RunTestimony, *, reserved: bool) -> None:
+    """Rounds on signed records that the copy does not know; what it holds as reserved has been charged already."""
+    if one.charged is None:
+        return
+    name, known = _open_name(book, one.population), book.runs.get(one.run)
+    missing = _unknown(book, one.charged, frozenset(each.number for each in one.charged.rounds))
+    same[name] = same.get(name, Counter()) + (missing - known.left if known is not None and reserved else missing)
+
+
+def _purses(book: Book, runs: Sequence[RunTestimony]) -> list[Floor]:
+    """Each own record's purse, with the rounds that no own record covers: it may be older than they are."""
+    later: dict[str, Tally] = {}
+    for one in runs:
+        if one.charged is not None:
+            unknown = _unknown(book, one.charged, one.uncovered)
+            later[one.population] = later.get(one.population, Counter()) + unknown
+    return [
+        replace(one.purse, event=untally(tally(one.purse.event) + later.get(one.population, Counter()))) for one in runs
+    ]
+
+
+def _unknown(book: Book, charged: RestoredRun, numbers: Set[int]) -> Tally:
+    """What these rounds of a run were charged with, as far as the copy does not know them."""
+    known = book.runs.get(charged.run)
+    total: Tally = Counter()
+    for each in charged.rounds:
+        if each.number in numbers and (known is None or each.number not in known.rounds):
+            total.update(tally(each.event))
+    return total
 
 
 def _is_forked(copy: _Copy, head: LedgerHead) -> bool:

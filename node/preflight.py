@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fedvlm_secure.errors import PolicyError
+from fedvlm_secure.he.cipher import require_library
 from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.loading import load_policy
@@ -67,14 +68,16 @@ def run_preflight(policy: Policy, config: NodeConfig, *, clock: Clock, entropy: 
     Raises:
         PolicyError, ModelError, DataError: what a run would fail with.
     """
-    training = build_training(_one_step(policy), config)
+    feasible = feasibility.check(policy, policy.cohort.min_nodes)
+    if feasible.encryption is not None:
+        require_library()
+    training = build_training(one_step(policy), config)
     d = training.layout.dimension
-    tried = _one_step(policy, resolve_noise_multiplier(policy, d))
+    tried = one_step(policy, resolve_noise_multiplier(policy, d))
     projection = project(policy, d)
     trainer = with_mechanism(tried, config, training, entropy)
     start_s = clock.now_s()
     done = trainer.train(1, np.zeros(d, dtype=np.float32))
-    lanes = feasibility.check(policy, policy.cohort.min_nodes).lanes
     privacy = policy.privacy
     return Preflight(
         policy=policy.name,
@@ -85,7 +88,7 @@ def run_preflight(policy: Policy, config: NodeConfig, *, clock: Clock, entropy: 
         test_patients=len({row.patient for row in training.test_rows}),
         expected_patients=privacy.expected_patients[config.node] if isinstance(privacy, DpSgd) else None,
         trained_values=d,
-        upload_bytes=lanes.words(d) * WORD_BYTES,
+        upload_bytes=feasible.upload_words(d) * WORD_BYTES,
         step_seconds=round(clock.now_s() - start_s, 3),
         step_norm=float(np.linalg.norm(done.update.astype(np.float64))),
         epsilon=None if projection is None else projection.trajectory[-1][1],
@@ -93,8 +96,8 @@ def run_preflight(policy: Policy, config: NodeConfig, *, clock: Clock, entropy: 
     )
 
 
-def _one_step(policy: Policy, noise_multiplier: float | None = None) -> Policy:
-    """The same policy with one local step a round."""
+def one_step(policy: Policy, noise_multiplier: float | None = None) -> Policy:
+    """The same policy with one local step a round, and with a given noise multiplier under a mechanism."""
     if isinstance(policy.privacy, DpSgd):
         changes: dict[str, object] = {"steps_per_round": 1}
         if noise_multiplier is not None:

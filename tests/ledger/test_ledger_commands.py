@@ -39,7 +39,7 @@ def test_an_operator_opens_fills_and_reads_a_ledger(purse: Purse) -> None:
     assert call(purse, "open")[0] == 0
     assert "no population yet" in call(purse)[1]
     assert call(purse, "add", "chest", "8", "--delta", "1e-5")[0] == 0
-    assert "8 -> 4.5" in call(purse, "limit", "chest", "4.5")[1]
+    assert "limit 4.5 (before: 8)" in call(purse, "limit", "chest", "4.5")[1]
     ledger = purse.open()
     ledger.reserve(run_id(1), "chest", PLAN)
     ledger.spend(run_id(1), 1, ROUND)

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
+from fedvlm_secure.dp import discrete_gaussian
+from fedvlm_secure.errors import ModelError
+from fedvlm_secure.he import cipher
 from fedvlm_secure.policy.derive import derive
 from fedvlm_secure.policy.loading import load_policy
 from fedvlm_secure.policy.node_config import NodeConfig, load_node_config
-from node.doctor import Finding, examine
+from fedvlm_secure.simulate.memory import ShakeEntropy
+from node.doctor import examine
+from node.doctor_machine import look_at_clock, look_at_device, look_at_step
+from node.doctor_network import look_at_proxy, look_at_tls
+from node.finding import Finding
+from node.ledger import Ledger
+from node.ledger_chain import ledger_paths
 from node.main import app
-from tests.support.consortium import make_consortium
+from node.preflight import run_preflight
+from tests.support.consortium import Consortium, ScriptedMachine, SteadyClock, make_consortium, serving
 
 POLICIES = Path(__file__).parents[2] / "policies"
 
 
 @pytest.fixture
-def config_path(tmp_path: Path) -> Path:
-    state = make_consortium(tmp_path, "coast", "harbour", "valley").keystores["coast"].state
+def consortium(tmp_path: Path) -> Consortium:
+    return make_consortium(tmp_path, "coast", "harbour", "valley")
+
+
+@pytest.fixture
+def config_path(tmp_path: Path, consortium: Consortium) -> Path:
+    state = consortium.keystores["coast"].state
     path = tmp_path / "node.yaml"
     path.write_text(
         f"node: coast\nstate: {state}\naggregator: 127.0.0.1:1\npopulation: p\n"
@@ -31,24 +58,141 @@ def config_path(tmp_path: Path) -> Path:
     return path
 
 
-def found(config: NodeConfig, now: datetime, policy: Path | None = None) -> dict[str, Finding]:
+def found(
+    config: NodeConfig, now: datetime, policy: Path | None = None, environment: Mapping[str, str] | None = None
+) -> dict[str, Finding]:
     loaded = None if policy is None else load_policy(policy)
-    return {finding.name: finding for finding in examine(loaded, config, now)}
+    looks = examine(loaded, config, now, environment=environment or {}, entropy=ShakeEntropy(0, "doctor"))
+    return {finding.name: finding for finding in looks}
+
+
+def small(folder: Path) -> Path:
+    expected = {"coast": 60, "harbour": 600, "valley": 600}
+    derive(POLICIES / "dp_fedavg.yaml", {"name": "small", "privacy.expected_patients": expected}, folder / "small.yaml")
+    return folder / "small.yaml"
 
 
 def test_doctor_finds_a_healthy_hospital_healthy_but_for_the_closed_port(config_path: Path) -> None:
     findings = found(load_node_config(config_path), datetime.now(UTC), POLICIES / "fedavg.yaml")
     verdicts = {name: finding.verdict for name, finding in findings.items()}
-    assert verdicts.pop("aggregator") == "wrong" and verdicts.pop("disk") in ("ok", "warning")
-    assert verdicts == {"certificate": "ok", "roster": "ok", "base": "ok", "data": "ok"}
+    assert verdicts.pop("aggregator") == "wrong" and verdicts.pop("tls") == "warning"
+    assert verdicts.pop("disk") in ("ok", "warning") and verdicts.pop("device") in ("ok", "warning")
+    healthy = ("certificate", "clock", "roster", "proxy", "base", "data", "budget", "step")
+    assert verdicts == dict.fromkeys(healthy, "ok")
     assert "of 60 patients" in findings["data"].text
 
 
-def test_doctor_reaches_a_port_that_listens(config_path: Path) -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_doctor_and_preflight_say_when_the_homomorphic_library_is_missing(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    def missing() -> None:
+        raise ModelError("HE_LIBRARY_MISSING", "a package is not installed: tenseal", "pip install 'fedvlm-secure[he]'")
+
+    if not installed:
+        monkeypatch.setattr(cipher, "_libraries", missing)
+    config = load_node_config(config_path)
+    finding = found(config, datetime.now(UTC), POLICIES / "bfv_fedavg.yaml")["library"]
+    assert finding.verdict == ("ok" if installed else "wrong")
+    assert installed or ("HE_LIBRARY_MISSING" in finding.text and "fedvlm-secure[he]" in finding.hint)
+    if not installed:
+        policy = load_policy(POLICIES / "bfv_fedavg.yaml")
+        with pytest.raises(ModelError, match="tenseal"):
+            run_preflight(policy, config, clock=SteadyClock(), entropy=ShakeEntropy(0, "preflight"))
+
+
+def test_doctor_meets_the_pinned_key_at_the_real_server(
+    config_path: Path, consortium: Consortium, tmp_path: Path
+) -> None:
+    with serving(consortium, tmp_path / "server", ScriptedMachine()) as server:
+        config = load_node_config(config_path).model_copy(update={"aggregator": server.address})
+        findings = found(config, datetime.now(UTC))
+    assert findings["aggregator"].verdict == findings["tls"].verdict == "ok"
+    assert "TLSv1.3" in findings["tls"].text and "days" in findings["tls"].text
+
+
+@contextmanager
+def inspecting_proxy(folder: Path, issuer: str) -> Iterator[str]:
+    """A TLS server on loopback with a certificate that some network department made for this address."""
+    key = rsa.generate_private_key(65537, 2048)
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]), datetime.now(UTC)
+    draft = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    draft = draft.serial_number(1).not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(9))
+    certificate = draft.sign(key, hashes.SHA256())
+    pem = folder / "proxy.pem"
+    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem.write_bytes(plain + certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        config = load_node_config(config_path)
-        config = config.model_copy(update={"aggregator": f"127.0.0.1:{server.getsockname()[1]}"})
-        assert found(config, datetime.now(UTC))["aggregator"].verdict == "ok"
+
+        def answer() -> None:
+            raw, _ = server.accept()
+            with context.wrap_socket(raw, server_side=True) as secure:
+                secure.recv(1)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        thread.join(5)
+
+
+def test_doctor_names_who_inspects_tls(consortium: Consortium, tmp_path: Path) -> None:
+    with inspecting_proxy(tmp_path, "Clinic IT Inspection CA") as address:
+        finding = look_at_tls(address, consortium.roster, datetime.now(UTC))
+    assert finding.verdict == "wrong" and "Clinic IT Inspection CA" in finding.text
+    assert consortium.roster.aggregator.spki_sha256.hex()[:16] in finding.text and "inspects TLS" in finding.hint
+
+
+def test_doctor_is_not_fooled_by_the_aggregators_certificate_of_another_consortium(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = make_consortium(tmp_path / "other", "coast", "harbour", "valley")
+    with serving(other, tmp_path / "server", ScriptedMachine()) as server:
+        assert look_at_tls(server.address, consortium.roster, datetime.now(UTC)).verdict == "wrong"
+        assert look_at_tls(server.address, other.roster, datetime.now(UTC)).verdict == "ok"
+        late = look_at_tls(server.address, other.roster, datetime.now(UTC) + timedelta(days=4000))
+    assert late.verdict == "wrong" and "clock" in late.hint
+
+
+def test_doctor_says_where_something_answers_without_tls(consortium: Consortium) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            raw, _ = server.accept()
+            raw.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            raw.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        finding = look_at_tls(f"127.0.0.1:{server.getsockname()[1]}", consortium.roster, datetime.now(UTC))
+    assert finding.verdict == "wrong" and "no TLS handshake" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "verdict", "text"),
+    [
+        ({}, "ok", "no variable"),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, "ok", "no variable"),  # gRPC reads lower case alone
+        ({"https_proxy": "http://proxy:3128"}, "warning", "https_proxy sends gRPC through proxy:3128"),
+        ({"grpc_proxy": "http://a:1", "https_proxy": "http://b:2"}, "warning", "grpc_proxy sends gRPC through a:1"),
+        ({"http_proxy": "http://us:er@proxy:3128"}, "warning", "through proxy:3128"),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": "localhost, example.org"}, "ok", "exempt"),
+        ({"https_proxy": "http://proxy:3128", "no_grpc_proxy": "x.org", "no_proxy": "example.org"}, "warning", "sends"),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": ",, other.org"}, "warning", "sends"),
+        ({"https_proxy": "::::"}, "warning", "unreadable"),
+    ],
+)
+def test_doctor_sees_the_proxy_that_grpc_would_take(environment: dict[str, str], verdict: str, text: str) -> None:
+    finding = look_at_proxy("fed.example.org:7443", environment)
+    assert finding.verdict == verdict and text in finding.text
+    assert "us:er" not in finding.text and "er@" not in finding.text
+
+
+@pytest.mark.parametrize(("exempt", "verdict"), [("10.0.0.0/8", "ok"), ("10.1.2.3", "ok"), ("10.2.0.0/16", "warning")])
+def test_an_exempt_network_covers_its_addresses(exempt: str, verdict: str) -> None:
+    environment = {"https_proxy": "http://proxy:3128", "no_proxy": exempt}
+    assert look_at_proxy("10.1.2.3:7443", environment).verdict == verdict
 
 
 @pytest.mark.parametrize(("days", "verdict", "text"), [(-400, "wrong", "this clock says"), (4000, "wrong", "expired")])
@@ -59,17 +203,106 @@ def test_doctor_sees_a_wrong_clock_and_an_expired_certificate(
     assert finding.verdict == verdict and text in finding.text and finding.hint
 
 
+def test_doctor_sees_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    folder = tmp_path / "runs" / "ab"
+    folder.mkdir(parents=True)
+    record = folder / "audit.jsonl"
+    record.write_text("{}")
+    os.utime(record, (now.timestamp() + 200, now.timestamp() + 200))
+    assert look_at_clock(tmp_path, now).verdict == "ok"
+    os.utime(record, (now.timestamp() + 7200, now.timestamp() + 7200))
+    finding = look_at_clock(tmp_path, now)
+    assert finding.verdict == "wrong" and "7200 seconds" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen", "verdict"),
+    [
+        ("cpu", 0, "ok"),
+        ("cpu", 2, "warning"),
+        ("cuda", 0, "wrong"),
+        ("cuda", 1, "ok"),
+        ("cuda:1", 1, "wrong"),
+        ("auto", 0, "ok"),
+    ],
+)
+def test_doctor_compares_the_device_asked_for_with_those_there(
+    monkeypatch: pytest.MonkeyPatch, asked: str, seen: int, verdict: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    finding = look_at_device(asked)
+    assert finding.verdict == verdict and f"{seen} CUDA devices" in finding.text
+
+
 def test_doctor_goes_on_after_what_is_broken(config_path: Path) -> None:
     config = load_node_config(config_path)
     (config.state / "roster.toml").unlink()
     findings = found(config, datetime.now(UTC))
-    assert findings["roster"].verdict == "wrong" and findings["certificate"].verdict == "ok"
+    assert findings["roster"].verdict == findings["tls"].verdict == "wrong"
+    assert findings["certificate"].verdict == "ok"
+
+
+def test_doctor_puts_the_run_beside_the_budget(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.doctor.look_at_step", lambda policy, config, entropy: Finding("step", "ok", "-"))
+    config, policy = load_node_config(config_path), load_policy(small(tmp_path))
+    looks = examine(policy, config, datetime.now(UTC), environment={}, entropy=ShakeEntropy(0, "doctor"))
+    budget = {finding.name: finding for finding in looks}["budget"]
+    assert budget.verdict == "wrong" and "LEDGER_MISSING" in budget.text
+    ledger = Ledger.create(ledger_paths(config.state), ShakeEntropy(0, "ledger"), lambda: 1_800_000_000)
+    ledger.add_population("p", delta=1e-5, epsilon_limit=3.0)
+    assert found(config, datetime.now(UTC), tmp_path / "small.yaml")["budget"].verdict == "warning"
+    ledger.set_limit("p", 9.0)
+    ok = found(config, datetime.now(UTC), tmp_path / "small.yaml")["budget"]
+    assert ok.verdict == "ok" and "9.00 of 9 are left to p" in ok.text
+
+
+def step(config_path: Path, folder: Path) -> Finding:
+    config = load_node_config(config_path)
+    return look_at_step(load_policy(small(folder)), config, ShakeEntropy(0, "doctor"))
+
+
+def test_a_private_step_shows_its_noise_without_any_patient(config_path: Path, tmp_path: Path) -> None:
+    finding = step(config_path, tmp_path)
+    moved = float(finding.text.split("noise alone moves ")[1].split("%")[0])
+    assert finding.verdict == "ok" and moved > 99
+    spread = float(finding.text.split("spread is ")[1].split()[0])
+    assert 0.9 < spread < 1.1
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_a_step_with_too_little_noise_or_none_is_found_out(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    real = discrete_gaussian.DiscreteGaussian.add_to
+
+    def less(self: Any, vector: Any, key: Any) -> None:
+        noise = np.zeros_like(vector)
+        real(self, noise, key)
+        vector += (noise * share).astype(np.int64)
+
+    monkeypatch.setattr(discrete_gaussian.DiscreteGaussian, "add_to", less)
+    config = load_node_config(config_path)
+    findings = found(config, datetime.now(UTC), small(tmp_path))
+    assert findings["step"].verdict == "wrong"
+
+
+def test_program_output_and_exit_code_say_that_something_is_wrong(config_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--config", str(config_path), "--json"])
+    fields = json.loads(result.stdout)
+    assert result.exit_code == 1 and fields["node"] == "coast"
+    assert {"name", "verdict", "text", "hint"} == set(fields["findings"][0])
+    result = CliRunner().invoke(app, ["doctor", "--config", str(config_path)])
+    assert result.exit_code == 1 and "wrong   aggregator:" in result.stdout and "-> " in result.stdout
 
 
 def test_preflight_counts_and_steps_without_sending_or_charging(config_path: Path, tmp_path: Path) -> None:
-    policy = tmp_path / "small.yaml"
-    expected = {"coast": 60, "harbour": 600, "valley": 600}
-    derive(POLICIES / "dp_fedavg.yaml", {"name": "small", "privacy.expected_patients": expected}, policy)
+    policy = small(tmp_path)
     command = ["preflight", "--config", str(config_path), "--policy", str(policy), "--json"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.stderr

@@ -1,0 +1,103 @@
+"""Looks at the machine: its clock, its device, and whether a step under the policy really does what it is meant to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from fedvlm_secure.policy.node_config import NodeConfig
+from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.private_release import resolve_noise_multiplier
+from fedvlm_secure.policy.schema import Policy
+from fedvlm_secure.types import Entropy, Secret
+from node.finding import Finding
+from node.hospital import build_training, with_mechanism
+from node.preflight import one_step
+
+CLOCK_TOLERANCE_S = 300
+NOBODY = 1e-9
+"""A sampling rate at which no patient is drawn: what moves then is noise."""
+
+_WRITTEN = ("journal/journal.sqlite", "ledger/ledger.sqlite", "metrics.jsonl", "runs/*/audit.jsonl")
+_LEAST_MOVED = 0.9
+_DEVIATIONS = 6.0
+
+
+def look_at_clock(state: Path, now: datetime) -> Finding:
+    """Whether the clock stands before something that was written already. The protocol itself carries no time."""
+    times = [path.stat().st_mtime for pattern in _WRITTEN for path in state.glob(pattern)]
+    latest = max(times, default=0.0)
+    behind_s = round(latest - now.timestamp())
+    if behind_s > CLOCK_TOLERANCE_S:
+        text = f"stands {behind_s} seconds before the last thing that was written here"
+        return Finding("clock", "wrong", text, "set it; the ledger takes no entry until then")
+    return Finding("clock", "ok", f"{now.astimezone(UTC):%Y-%m-%d %H:%M} UTC, after everything that was written here")
+
+
+def look_at_device(asked: str) -> Finding:
+    """Whether this torch can use what node.yaml asks for."""
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind, _, number = asked.partition(":")
+    if kind == "cuda" and int(number or 0) >= seen:
+        text = f"{asked} is asked for, but torch {torch.__version__} sees {seen} CUDA devices"
+        return Finding("device", "wrong", text, "install driver and CUDA build of torch, or use device: auto")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        return Finding(
+            "device", "wrong", f"mps is asked for, but torch {torch.__version__} has none", "use device: auto"
+        )
+    if kind == "cpu" and seen:
+        return Finding(
+            "device", "warning", f"cpu is asked for, though {seen} CUDA devices are there", "perhaps device: cuda"
+        )
+    return Finding("device", "ok", f"{asked}; torch {torch.__version__} sees {seen} CUDA devices")
+
+
+def look_at_step(policy: Policy, config: NodeConfig, entropy: Entropy) -> Finding:
+    """One local step, thrown away. Under a mechanism: per-row gradients, noise without patients, and its spread.
+
+    Raises:
+        ModelError, DataError, PolicyError: what a round would fail with; ZERO_UPDATE where no noise arrives.
+    """
+    training = build_training(one_step(policy), config)
+    d = training.layout.dimension
+    start = np.zeros(d, dtype=np.float32)
+    privacy = policy.privacy
+    if not isinstance(privacy, DpSgd):
+        moved = np.count_nonzero(training.train(1, start).update)
+        hint = "" if moved else "check strategy, base and device"
+        return Finding("step", "ok" if moved else "wrong", f"one local step moves {moved} of {d} values", hint)
+    multiplier = resolve_noise_multiplier(policy, d)
+    real = one_step(policy, multiplier)
+    with_mechanism(real, config, training, entropy).train(1, start)  # admits the model, guards rows and tensors
+    empty = real.model_copy(update={"privacy": privacy.model_copy(update=_nobody(multiplier))})
+    noise_only = with_mechanism(empty, config, training, entropy).train(1, start).update
+    share, spread = np.count_nonzero(noise_only) / d, _spread(privacy, multiplier, d, entropy)
+    text = (
+        f"a row's gradient is its own; noise alone moves {share:.1%} of {d} values; its spread is {spread:.3f} of what "
+        "is accounted for"
+    )
+    if share < _LEAST_MOVED or abs(spread - 1) > _DEVIATIONS / np.sqrt(2 * d):
+        return Finding("step", "wrong", text, "do not train: reinstall the package, and report this")
+    return Finding("step", "ok", text)
+
+
+def _nobody(multiplier: float) -> dict[str, object]:
+    return {"sampling_rate": NOBODY, "steps_per_round": 1, "noise_multiplier": multiplier}
+
+
+def _spread(privacy: DpSgd, multiplier: float, dimension: int, entropy: Entropy) -> float:
+    """Measured over accounted standard deviation of one step's noise."""
+    from fedvlm_secure.dp.discrete_gaussian import DiscreteGaussian
+    from fedvlm_secure.dp.rounding import IntegerClip, grid_steps_for
+    from fedvlm_secure.dp.shared_noise import shared_noise
+    from fedvlm_secure.dp.streams import KEY_BYTES
+
+    clip = IntegerClip(privacy.clip_norm, grid_steps_for(dimension), dimension)
+    variance = shared_noise(multiplier, clip.squared, 1, dimension).share_variance
+    drawn = np.zeros(dimension, dtype=np.int64)
+    DiscreteGaussian(variance).add_to(drawn, Secret(entropy.bytes(KEY_BYTES)))
+    return float(np.sqrt(np.mean(drawn.astype(np.float64) ** 2) / variance))
