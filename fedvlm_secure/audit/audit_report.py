@@ -83,6 +83,7 @@ def render(audited: AuditedRun, scores: Sequence[Utility]) -> str:
             thinned=len(shown) < len(numbers),
             sources=sorted({LABELS[one.source] for one in scores}),
             latest=_latest(scores),
+            labels=LABELS,
             paper={"WIDTH": WIDTH, "HEIGHT": HEIGHT, "LEFT": LEFT, "RIGHT": RIGHT},
         )
     )
@@ -121,13 +122,13 @@ def _epsilon_chart(audited: AuditedRun, start: Start | None) -> Chart:
 
 def _utility_chart(audited: AuditedRun, scores: Sequence[Utility]) -> Chart:
     """Accuracy over all tasks, per party."""
-    counts: dict[str, dict[int, tuple[int, int]]] = {}
+    counts: dict[str, dict[int, tuple[float, float]]] = {}
     for one in scores:
-        right, asked = counts.setdefault(one.party, {}).get(one.round, (0, 0))
-        counts[one.party][one.round] = (right + one.correct, asked + one.total)
+        right, asked = counts.setdefault(one.party, {}).get(one.round, (0.0, 0.0))
+        counts[one.party][one.round] = (right + one.share * one.total, asked + one.total)
     series = {
         party: [
-            (number, 100 * right / asked, f"round {number}: {100 * right / asked:.1f} % of {asked}")
+            (number, 100 * right / asked, f"round {number}: {100 * right / asked:.1f} % of {asked:.0f}")
             for number, (right, asked) in sorted(by_round.items())
         ]
         for party, by_round in counts.items()

@@ -115,7 +115,7 @@ class AuditChain:
         except OSError as error:
             raise StorageError(
                 "AUDIT_UNWRITABLE",
-                f"{self._path}: a record cannot be written: {error.strerror}",
+                f"{self._path}: a record of {len(line)} bytes cannot be written: {error.strerror}",
                 "free space or fix permissions, then restart: the record is written again",
             ) from error
 
@@ -176,7 +176,8 @@ def _parse(path: Path, index: int, line: bytes) -> AuditRecord:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            raw = file.read(min(size, MAX_BYTES) + 1)  # what is asked for is allocated at once
     except OSError as error:
         raise StorageError("AUDIT_UNREADABLE", f"{path}: {error.strerror}", "check path and owner") from error
     if len(raw) > MAX_BYTES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from fedvlm_secure.audit.record import PrivacyTerms
+from fedvlm_secure.audit.record import PrivacyTerms, ScoreTerms
 from fedvlm_secure.dp.events import Gaussian, PoissonSampled, flatten, from_record
 
 TOLERANCE = 1e-6
@@ -39,5 +39,27 @@ def claim_faults(terms: PrivacyTerms) -> Faults:
         yield "noise_multiplier", f"noise over clip is only {made:.6g}"
     if terms.guaranteed_variance > terms.share_variance:
         yield "guaranteed_variance", "exceeds the hospital's own noise, the only one counted on under dp_sgd"
+    if terms.scores is not None:
+        yield from _score_faults(terms.scores)
     if abs(terms.grid * math.sqrt(terms.clip_squared) - terms.clip_norm) > 0.05 * terms.clip_norm:
         yield "clip_norm", "is not the integer clip times the grid (within the rounding allowance of 5 %)"
+
+
+def _score_faults(scores: ScoreTerms) -> Faults:
+    """The same for a noised release: one Gaussian over everybody, no more than the noise over the bound gives."""
+    flat = flatten(from_record(scores.event))
+    match flat.counts:
+        case ((PoissonSampled(1.0, Gaussian(multiplier)), 1),) | ((Gaussian(multiplier), 1),):
+            pass
+        case _:
+            yield "scores.event", "is not one Gaussian over all test patients"
+            return
+    if flat.non_private:
+        yield "scores.event", "holds a release without protection"
+    if scores.bound_squared != len(scores.tasks) * scores.steps_per_patient**2:
+        yield "scores.bound_squared", "is not one patient in each task"
+    made = math.sqrt(scores.share_variance / scores.bound_squared)
+    if multiplier > made * (1 + TOLERANCE):
+        yield "scores.share_variance", f"noise over bound is {made:.6g}, the event claims {multiplier:.6g}"
+    if scores.noise_multiplier > made * (1 + TOLERANCE):
+        yield "scores.noise_multiplier", f"noise over bound is only {made:.6g}"

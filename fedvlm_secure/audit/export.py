@@ -109,6 +109,7 @@ def to_json(audited: AuditedRun, scores: Sequence[Utility], *, made_at: str) -> 
                 "correct": one.correct,
                 "total": one.total,
                 "share": one.share,
+                "share_deviation": one.share_deviation,
                 "source": LABELS[one.source],
             }
             for one in scores

@@ -12,6 +12,31 @@ from fedvlm_secure.types import Digest
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreFacts:
+    """Noised releases of scores in a run.
+
+    Args:
+        release: `final`, in the one round beyond `training_rounds`; `each`, in every `every`-th round from the first.
+        tasks: kinds of questions, in the policy's order.
+        noise_multiplier: standard deviation over the most that one patient changes.
+        steps_per_patient: grid of the counts.
+        bound_squared: L2 norm of one patient's numbers, squared, in steps squared.
+        share_variance: variance of one hospital's noise on each number, in steps squared.
+        event: what one release costs a test patient.
+    """
+
+    release: Literal["final", "each"]
+    every: int
+    training_rounds: int
+    tasks: tuple[str, ...]
+    noise_multiplier: float
+    steps_per_patient: int
+    bound_squared: int
+    share_variance: int
+    event: Event
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrivacyFacts:
     """A run's mechanism, the same in every round. Under `privacy: none` there is no such record (None stands for it).
 
@@ -30,11 +55,12 @@ class PrivacyFacts:
         steps: noisy steps in one round.
         expected_patients: of this hospital, as the policy declares it; None at the aggregator.
         patient_cap: rows of one patient that count.
-        round_event: everything one round releases about this hospital's patients.
+        round_event: everything that one round's training releases about this hospital's patients.
         delta: the policy's, for the run's own epsilons.
         noise_ratio: R of this hospital; None at the aggregator.
         noise_ratio_pooled: R over the cohort.
         random_source: where the noise comes from, in words.
+        scores: noised releases beside the training, None where there are none.
 
     Raises:
         ValueError: delta outside (0, 1).
@@ -59,6 +85,7 @@ class PrivacyFacts:
     noise_ratio: float | None
     noise_ratio_pooled: float
     random_source: str
+    scores: ScoreFacts | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:

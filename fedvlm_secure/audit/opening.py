@@ -9,16 +9,19 @@ from typing import Protocol
 
 import fedvlm_secure
 from fedvlm_secure import canonical
-from fedvlm_secure.audit.facts import PrivacyFacts
+from fedvlm_secure.audit.facts import PrivacyFacts, ScoreFacts
 from fedvlm_secure.audit.record import NO_PROTECTION, Sight, Start
 from fedvlm_secure.audit.spending import privacy_terms
+from fedvlm_secure.dp.accounting import epsilon
+from fedvlm_secure.dp.events import SelfComposed
 from fedvlm_secure.dp.rounding import IntegerClip, grid_steps_for
+from fedvlm_secure.dp.score_release import STEPS_PER_PATIENT, bound_squared, score_noise
 from fedvlm_secure.dp.shared_noise import shared_noise
 from fedvlm_secure.dp.signal import dp_sgd_ratio
 from fedvlm_secure.policy.explain import unprotected, visibility
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.privacy import DpSgd
-from fedvlm_secure.policy.private_release import round_event
+from fedvlm_secure.policy.private_release import one_release, resolve_score_multiplier, training_event
 from fedvlm_secure.policy.roster import Roster
 from fedvlm_secure.policy.schema import DeclaredWeights, Policy
 from fedvlm_secure.types import Digest, NodeId, Secret
@@ -122,11 +125,31 @@ def privacy_facts(policy: Policy, agreed: Agreed, node: NodeId | None) -> Privac
         steps=privacy.steps_per_round,
         expected_patients=None if node is None else privacy.expected_patients[node],
         patient_cap=privacy.patient_cap,
-        round_event=round_event(policy, agreed.noise_multiplier, dimension),
+        round_event=training_event(policy, agreed.noise_multiplier, dimension),
         delta=privacy.delta,
         noise_ratio=None if node is None else ratio.per_hospital[list(agreed.nodes).index(node)],
         noise_ratio_pooled=ratio.pooled,
         random_source=RANDOM_SOURCE,
+        scores=score_facts(policy),
+    )
+
+
+def score_facts(policy: Policy) -> ScoreFacts | None:
+    """Noised releases of scores with their resolved numbers; None where there are none."""
+    scored, tasks = policy.evaluation, policy.contract.tasks
+    multiplier = resolve_score_multiplier(policy)
+    if scored.release not in ("final", "each") or not multiplier:
+        return None
+    return ScoreFacts(
+        release=scored.release,
+        every=scored.every,
+        training_rounds=policy.rounds,
+        tasks=tasks,
+        noise_multiplier=multiplier,
+        steps_per_patient=STEPS_PER_PATIENT,
+        bound_squared=bound_squared(len(tasks)),
+        share_variance=score_noise(multiplier, len(tasks)).share_variance,
+        event=one_release(policy),
     )
 
 
@@ -150,8 +173,21 @@ def _weights(policy: Policy, nodes: Sequence[NodeId]) -> list[float]:
 
 def _released(policy: Policy) -> tuple[str, ...]:
     if isinstance(policy.privacy, DpSgd):
-        return ("no metric leaves a hospital; cost 0",)
+        return _released_noised(policy, policy.privacy)
     loss = "training loss and its count, summed over all hospitals; no cost can be stated without a mechanism"
     if policy.evaluation.release == "totals":
         return (loss, "right answers and questions per task, summed over all hospitals; no cost can be stated either")
     return (loss,)
+
+
+def _released_noised(policy: Policy, privacy: DpSgd) -> tuple[str, ...]:
+    facts = score_facts(policy)
+    if facts is None:
+        return ("no metric leaves a hospital; cost 0",)
+    releases = policy.releases_before(policy.rounds_in_all)
+    costs = epsilon(SelfComposed(facts.event, releases), privacy.delta, privacy.adjacency)
+    when = "once, of the final model" if facts.release == "final" else f"{releases} times, each {facts.every} rounds"
+    return (
+        f"right and wrong answers per task ({', '.join(facts.tasks)}), noised at each hospital, {when}: epsilon "
+        f"{costs:.3f} by themselves, charged with the rounds that carry them",
+    )

@@ -53,6 +53,20 @@ class Sight(Part):
     sees: Line
 
 
+class ScoreTerms(Part):
+    """`facts.ScoreFacts`, as written down."""
+
+    release: Literal["final", "each"]
+    every: Annotated[int, Field(ge=1, lt=1 << 31)]
+    training_rounds: Count
+    tasks: tuple[Line, ...]
+    noise_multiplier: Number
+    steps_per_patient: Annotated[int, Field(ge=1, lt=1 << 31)]
+    bound_squared: Annotated[int, Field(ge=1, lt=1 << 63)]
+    share_variance: Count
+    event: EventRecord
+
+
 class PrivacyTerms(Part):
     """`facts.PrivacyFacts`, as written down."""
 
@@ -76,6 +90,7 @@ class PrivacyTerms(Part):
     noise_ratio_pooled: Number
     random_source: Line
     accountant: Line
+    scores: ScoreTerms | None = None
 
 
 class Start(Part):
@@ -163,6 +178,20 @@ class TaskTotal(Part):
     total: Count
 
 
+class ReleasedScore(Part):
+    """Noised numbers of test patients in the protected sum, all hospitals together. Small ones may be negative.
+
+    Args:
+        right, wrong: patients, each counted in the share of its questions answered rightly, and the rest.
+        deviation: standard deviation of the noise on either.
+    """
+
+    task: Line
+    right: float
+    wrong: float
+    deviation: Number
+
+
 class Round(Part):
     """A closed round, counted from 1.
 
@@ -171,7 +200,8 @@ class Round(Part):
         attempt: of the plan that led to the result, from 1; None where this party does not know it.
         ctx: context of that attempt; with `survivors` and their hash only for `result`.
         model_before, model_after, result: digests; None only where a missed round was never seen.
-        totals: metrics that were released in this round's sum.
+        totals: exact metrics that were released in this round's sum.
+        released: noised ones, of the model that entered the round; at the aggregator.
         spending: None under `privacy: none`.
     """
 
@@ -187,6 +217,7 @@ class Round(Part):
     result: Hash | None
     totals: tuple[TaskTotal, ...]
     spending: Spending | None
+    released: tuple[ReleasedScore, ...] = ()
 
 
 class End(Part):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedvlm_secure.audit.facts import PrivacyFacts, PurseFacts
-from fedvlm_secure.audit.record import PrivacyTerms, PurseState, Spending
+from fedvlm_secure.audit.record import PrivacyTerms, PurseState, ScoreTerms, Spending
 from fedvlm_secure.dp.accounting import accountant_name, epsilon, two_hospitals
 from fedvlm_secure.dp.events import (
     Composed,
@@ -30,8 +30,12 @@ _DEVIATIONS = 12
 
 def privacy_terms(facts: PrivacyFacts) -> PrivacyTerms:
     """A run's mechanism as it stands in the start record."""
-    plain = {name: value for name, value in vars(facts).items() if name != "round_event"}
-    return PrivacyTerms(**plain, round_event=to_record(facts.round_event), accountant=accountant_name())
+    plain = {name: value for name, value in vars(facts).items() if name not in ("round_event", "scores")}
+    scores = (
+        None if facts.scores is None else ScoreTerms(**{**vars(facts.scores), "event": to_record(facts.scores.event)})
+    )
+    round_record = to_record(facts.round_event)
+    return PrivacyTerms(**plain, round_event=round_record, accountant=accountant_name(), scores=scores)
 
 
 def round_spending(terms: PrivacyTerms, earlier: Event, charged: Event | None, purse: PurseFacts | None) -> Spending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +16,50 @@ from fedvlm_secure.errors import StorageError
 _METRICS = "metrics.jsonl"
 _MAX_BYTES = 1 << 28
 
-Source = Literal["local", "released"]
-LABELS: Mapping[Source, str] = {"local": "exact, local, not released", "released": "released in the protected sum"}
+Source = Literal["local", "released", "noised"]
+LABELS: Mapping[Source, str] = {
+    "local": "exact, local, not released",
+    "released": "released in the protected sum",
+    "noised": "released, noised",
+}
 
 
 @dataclass(frozen=True)
 class Utility:
-    """Right answers of one kind of question after `round` closed rounds; 0 is before training."""
+    """Right answers of one kind of question after `round` closed rounds; 0 is before training.
+
+    Args:
+        correct, total: questions; of noised scores patients, which are no whole numbers. The total is above 0.
+        deviation: standard deviation of the noise on right and on wrong answers, in patients; 0 for exact scores.
+    """
 
     party: str
     round: int
     task: str
-    correct: int
-    total: int
+    correct: float
+    total: float
     source: Source
+    deviation: float = 0.0
 
     @property
     def share(self) -> float:
-        return self.correct / self.total
+        """In [0, 1]: noise may carry the quotient beyond, where no accuracy lies."""
+        return min(1.0, max(0.0, self.correct / self.total))
+
+    @property
+    def share_deviation(self) -> float:
+        """Standard deviation of the noise in the share, to first order; 0 for exact scores."""
+        return self.deviation * math.hypot(self.share, 1.0 - self.share) / self.total
+
+    @property
+    def counts(self) -> str:
+        """The counts behind the share, in words."""
+        if self.source != "noised":
+            return f"{self.correct:.0f} of {self.total:.0f}"
+        return (
+            f"about {self.correct:.0f} of {self.total:.0f} patients; noise of +- {self.deviation:.1f} on each count is "
+            f"+- {100 * self.share_deviation:.1f} points, one standard deviation"
+        )
 
 
 def utilities(audited: AuditedRun) -> tuple[Utility, ...]:
@@ -48,6 +75,19 @@ def utilities(audited: AuditedRun) -> tuple[Utility, ...]:
                 Utility(party, closed.round - 1, entry.task, entry.correct, entry.total, "released")
                 for entry in closed.totals
                 if entry.total
+            ]
+            found += [
+                Utility(
+                    party,
+                    closed.round - 1,
+                    entry.task,
+                    entry.right,
+                    entry.right + entry.wrong,
+                    "noised",
+                    entry.deviation,
+                )
+                for entry in closed.released
+                if entry.right + entry.wrong > 0  # a small population may drown; its record keeps the numbers
             ]
         file = audited.files[party]
         beside = (file.parent / _METRICS, file.parent.parent.parent / _METRICS)

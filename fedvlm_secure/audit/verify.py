@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from fedvlm_secure.audit.chain import signature_holds
 from fedvlm_secure.audit.claims import TOLERANCE, Faults, claim_faults
+from fedvlm_secure.audit.planned import planned_event, released_faults
 from fedvlm_secure.audit.record import (
     GENESIS,
     NO_PROTECTION,
@@ -37,7 +38,7 @@ from fedvlm_secure.audit.spending import (
     purse_state,
     round_spending,
 )
-from fedvlm_secure.dp.events import Event, compose, from_record
+from fedvlm_secure.dp.events import Event, compose, flatten, from_record
 from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.policy.roster import Roster
 
@@ -191,6 +192,7 @@ def _outcome(closed: Round, start: Start) -> Faults:
                 yield name, f"is missing although the outcome is {closed.outcome}"
     if closed.outcome == "void" and closed.model_before != closed.model_after:
         yield "model_after", "a void round leaves the model as it was"
+    yield from released_faults(closed, start)
     if closed.outcome != "result" and closed.totals:
         yield "totals", f"are released by a result, not by the outcome {closed.outcome}"
     if any(entry.correct > entry.total for entry in closed.totals):
@@ -207,8 +209,8 @@ def _outcome(closed: Round, start: Start) -> Faults:
 
 def _spending(closed: Round, spending: Spending, record: AuditRecord, course: _Course, terms: PrivacyTerms) -> Faults:
     charged = None if spending.event is None else from_record(spending.event)
-    if spending.event is not None and spending.event != terms.round_event:
-        yield "event", "is not what one round was agreed to release"
+    if charged is not None and flatten(charged) != flatten(planned_event(terms, closed.round)):
+        yield "event", "is not what this round was agreed to release"
     if charged is None and record.party in (closed.survivors or ()):
         yield "event", "this hospital is in the sum, yet the round was charged with nothing"
     if not computable(add(course.charged, charged)):

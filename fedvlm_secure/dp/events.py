@@ -188,7 +188,7 @@ def from_record(record: object) -> Event:
     """
     try:
         return _parse(record, 0)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:  # a sum of numbers near the largest float overflows
         raise PeerViolation("EVENT_MALFORMED", f"not a privacy event: {error}", "the record was altered") from error
 
 

@@ -13,6 +13,7 @@ from fedvlm_secure.policy.section import format_seconds
 from fedvlm_secure.ring.lanes import WORD_BYTES
 
 FLOAT32_BYTES = 4
+_HIDDEN = {"none": "in clear", "masking": "masked: readable only as a sum over hospitals"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def explain(policy: Policy, nodes: int, coordinates: int | None = None) -> Expla
             ("What a patient is promised", promise(policy, coordinates)),
             ("Who can see what", tuple(f"{seen.party}: {seen.sees}" for seen in visibility(policy))),
             ("What is not protected", unprotected(policy)),
+            *((("What homomorphic encryption changes", exchange(policy)),) if policy.protection.is_encrypted else ()),
             ("Who must be there", _cohort(policy, feasible)),
             ("What is sent", _sent(feasible, coordinates)),
         )
@@ -71,20 +73,42 @@ def visibility(policy: Policy) -> tuple[Visibility, ...]:
     )
 
 
+def _truth(policy: Policy) -> str:
+    if policy.protection.is_encrypted:
+        return "the sum's truth against two hospitals that both decrypt it and lie alike"
+    return "the sum's truth: a lying aggregator may publish any sum within the bounds"
+
+
 def unprotected(policy: Policy) -> tuple[str, ...]:
     """What this policy does not protect against, one line each."""
     lines = [
         *not_covered(policy),
         "that a hospital took part, when, and how long it needed",
         "with three hospitals, each one's share from the two others together: a sum less one's own is theirs",
-        "the sum's truth: a lying aggregator may publish any sum within the bounds",
+        _truth(policy),
         "against a hospital that sends a harmful update within protection.max_update",
     ]
+    if policy.protection.is_encrypted:
+        lines[:0] = exchange(policy)[:3]
     if policy.protection.method == "none":
         lines.insert(0, "EVERYTHING a hospital sends: updates travel to the aggregator in clear")
     if isinstance(policy.weights, DeclaredWeights):
         lines.append("the declared size of each hospital, which stands in the policy")
     return tuple(lines)
+
+
+def exchange(policy: Policy) -> tuple[str, ...]:
+    """What a hospital gives up and gains by homomorphic encryption instead of masking, one line each."""
+    method = policy.protection.method
+    return (
+        "secret_key_holders: all members of the epoch; collusion_tolerance: 0, where masking tolerates colluders",
+        "one hospital, or one copy of its state, opens every update of the epoch together with the aggregator",
+        "no forward secrecy inside an epoch: this key lives to its end, masking erases its keys after each round",
+        f"gained: updates travel and are added as {method.upper()} ciphertexts, and no round needs shares or a reveal;",
+        "the aggregator cannot alter the sum unnoticed: each hospital checks it by tags under a key of the hospitals",
+        "whatever is not exactly the signed hospitals' sum burns the key at whoever decrypts it; two must agree",
+        "three times the bytes of masking or more (see What is sent); the sum is bit for bit the same",
+    )
 
 
 def _done(policy: Policy) -> tuple[str, ...]:
@@ -118,7 +142,7 @@ def _algorithm(policy: Policy) -> str:
 
 
 def _released(policy: Policy) -> tuple[str, ...]:
-    how = "in clear" if policy.protection.method == "none" else "masked: readable only as a sum over hospitals"
+    how = _HIDDEN.get(policy.protection.method, f"encrypted ({policy.protection.method}): opened only as a sum")
     lines = [f"one update per round, each value cut off at {policy.protection.max_update:g}, {how}"]
     if isinstance(policy.weights, CountedWeights):
         lines.append(f"its number of training rows (at most {policy.weights.counted.cap}), inside that same vector")
@@ -130,9 +154,18 @@ def _released(policy: Policy) -> tuple[str, ...]:
     if policy.evaluation.release == "totals":
         asked = "all its" if policy.evaluation.limit is None else f"up to {policy.evaluation.limit}"
         lines.append(f"right answers and questions counted on {asked} test questions, inside that same vector")
+    elif policy.evaluation.is_noised:
+        lines.append(f"right and wrong answers of its test patients, noised before that: {_released_when(policy)}")
+        lines.append("its own scores stay exact, local, not released")
     else:
         lines.append("no accuracy: it is known to each hospital alone")
     return tuple(lines)
+
+
+def _released_when(policy: Policy) -> str:
+    if policy.evaluation.release == "final":
+        return f"once, of the final model, in round {policy.rounds_in_all} of its own, which trains nothing"
+    return f"of the model that enters round 1 and each {policy.evaluation.every} rounds later"
 
 
 def _cohort(policy: Policy, feasible: Feasible) -> tuple[str, ...]:
@@ -151,9 +184,15 @@ def _cohort(policy: Policy, feasible: Feasible) -> tuple[str, ...]:
 
 
 def _sent(feasible: Feasible, coordinates: int | None) -> tuple[str, ...]:
-    ratio = WORD_BYTES / feasible.lanes.per_word / FLOAT32_BYTES
-    lines = [f"{feasible.lanes.per_word} values per 64-bit word: {ratio:.2f} of plain float32, plus a few KB per round"]
+    own = feasible.encryption
+    if own is None:
+        ratio = WORD_BYTES / feasible.lanes.per_word / FLOAT32_BYTES
+        packed = f"{feasible.lanes.per_word} values per 64-bit word"
+    else:
+        ratio = own.ciphertext_words * WORD_BYTES / (own.values * FLOAT32_BYTES)
+        packed = f"{own.values} values per ciphertext of {own.ciphertext_words * WORD_BYTES} bytes"
+    lines = [f"{packed}: {ratio:.2f} of plain float32, plus a few KB per round"]
     if coordinates is not None:
-        sent, plain = feasible.lanes.words(coordinates) * WORD_BYTES, coordinates * FLOAT32_BYTES
+        sent, plain = feasible.upload_words(coordinates) * WORD_BYTES, coordinates * FLOAT32_BYTES
         lines.append(f"{coordinates} values: {sent} bytes per hospital and round (plain float32: {plain})")
     return tuple(lines)

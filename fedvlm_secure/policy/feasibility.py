@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedvlm_secure.errors import PolicyError
+from fedvlm_secure.he.parameters import HeParameters, choose_parameters
 from fedvlm_secure.policy import thresholds
 from fedvlm_secure.policy.privacy import DpSgd
 from fedvlm_secure.policy.schema import DeclaredWeights, Policy
@@ -15,11 +16,22 @@ from fedvlm_secure.ring.lanes import LaneFormat, lane_format
 
 @dataclass(frozen=True)
 class Feasible:
-    """What a policy comes to for one cohort. `scale_bits` is log2 of the fixed-point scale."""
+    """What a policy comes to for one cohort. `scale_bits` is log2 of the fixed-point scale.
+
+    `encryption` is None unless updates are added under homomorphic encryption.
+    """
 
     terms: CohortTerms
     lanes: LaneFormat
     scale_bits: int
+    encryption: HeParameters | None
+
+    def upload_words(self, coordinates: int) -> int:
+        """64-bit words that carry `coordinates` values, masked or encrypted, without what rides behind them."""
+        own = self.encryption
+        if own is None:
+            return self.lanes.words(coordinates)
+        return -(-coordinates // own.values) * own.ciphertext_words
 
 
 def check(policy: Policy, nodes: int, node_ids: frozenset[str] | None = None) -> Feasible:
@@ -31,16 +43,20 @@ def check(policy: Policy, nodes: int, node_ids: frozenset[str] | None = None) ->
         node_ids: the roster's ids where known; declared weights are then compared with them.
 
     Raises:
-        PolicyError: COHORT_TOO_SMALL, COHORT_INFEASIBLE, RING_HEADROOM, WEIGHTS_MISMATCH or PATIENTS_MISMATCH; the
-            cause names the field.
+        PolicyError: COHORT_TOO_SMALL, COHORT_INFEASIBLE, RING_HEADROOM, HE_HEADROOM, HE_UNSAFE, WEIGHTS_MISMATCH or
+            PATIENTS_MISMATCH; the cause names the field.
     """
-    terms = thresholds.resolve(policy.cohort, nodes)
+    method = policy.protection.method
+    terms = thresholds.resolve(policy.cohort, nodes, shared_key=policy.protection.is_encrypted)
     lanes = lane_format(policy.protection.lanes, nodes)
     if node_ids is not None and isinstance(policy.weights, DeclaredWeights):
         _check_declared(policy.weights, node_ids)
     if node_ids is not None and isinstance(policy.privacy, DpSgd):
         _check_expected(policy.privacy, node_ids)
-    return Feasible(terms, lanes, lanes.scale_bits(policy.protection.max_update))
+    encryption = None
+    if method == "bfv" or method == "ckks":
+        encryption = choose_parameters(method, nodes=nodes, value_bits=lanes.value_bits)
+    return Feasible(terms, lanes, lanes.scale_bits(policy.protection.max_update), encryption)
 
 
 def check_smallest(policy: Policy, place: Callable[[str], str]) -> Feasible:
@@ -63,7 +79,8 @@ def check_smallest(policy: Policy, place: Callable[[str], str]) -> Feasible:
     try:
         return check(policy, policy.cohort.min_nodes)
     except PolicyError as error:
-        field = "protection.lanes" if error.code == "RING_HEADROOM" else "cohort"
+        fields = {"RING_HEADROOM": "protection.lanes", "HE_HEADROOM": "protection", "HE_UNSAFE": "protection"}
+        field = fields.get(error.code, "cohort")
         raise PolicyError(error.code, f"{place(field)}: {error.cause}", error.hint) from error
 
 

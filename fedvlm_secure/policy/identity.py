@@ -6,6 +6,7 @@ import base64
 import hashlib
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -29,8 +30,8 @@ def certificate_uris(certificate: x509.Certificate) -> tuple[str, ...]:
     """The URI names of a certificate; empty without the extension."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ()
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return ()  # none, or none that can be read: either way it names nobody
     return tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
 
 
@@ -64,7 +65,10 @@ def tls_key(certificate: x509.Certificate | x509.CertificateSigningRequest) -> e
     Raises:
         IdentityError: TLS_KEY_KIND, it is not ECDSA on P-256.
     """
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise IdentityError("TLS_KEY_KIND", "the TLS key is not ECDSA on P-256", "run `fedvlm-node init`")
     return key

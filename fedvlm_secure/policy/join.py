@@ -21,12 +21,16 @@ _FIELDS = frozenset({"version", "id", "csr", "identity", "signature"})
 
 @dataclass(frozen=True)
 class JoinRequest:
-    """A hospital's name, TLS certificate request and Ed25519 identity (32 bytes), and that identity's signature."""
+    """A hospital's name, TLS certificate request and Ed25519 identity (32 bytes), and that identity's signature.
+
+    `renewal` is the signature of the identity that this one follows, where the hospital renews its keys.
+    """
 
     node: NodeId
     csr: x509.CertificateSigningRequest
     identity: bytes
     signature: bytes
+    renewal: bytes | None = None
 
     @property
     def spki_sha256(self) -> Digest:
@@ -52,15 +56,32 @@ class JoinRequest:
         if not signed:
             raise _bad_signature()
 
+    def verify_renewal(self, former: bytes) -> None:
+        """Check that the holder of the former identity (32 bytes) asked for these keys in its place.
+
+        Raises:
+            IdentityError: RENEWAL_SIGNATURE.
+        """
+        try:
+            identity.identity_key(former).verify(self.renewal or b"", _renewal(self.node, self.csr, self.identity))
+        except InvalidSignature as error:
+            raise IdentityError(
+                "RENEWAL_SIGNATURE",
+                f"the former identity of {self.node} did not sign this renewal",
+                "the hospital runs fedvlm-node renew where its admitted keys are; for lost keys see --replace",
+            ) from error
+
     def to_json(self) -> bytes:
         """The NODE.join file."""
-        fields = {
+        fields: dict[str, object] = {
             "version": 1,
             "id": self.node,
             "csr": self.csr.public_bytes(Encoding.PEM).decode("ascii"),
             "identity": identity.encode_identity(self.identity),
             "signature": base64.b64encode(self.signature).decode("ascii"),
         }
+        if self.renewal is not None:
+            fields["renewal"] = base64.b64encode(self.renewal).decode("ascii")
         return (json.dumps(fields, indent=2) + "\n").encode("ascii")
 
 
@@ -69,10 +90,16 @@ def member_digest(node: NodeId, identity_raw: bytes, spki: Digest) -> Digest:
     return canonical.digest("roster-member", node, identity_raw, spki)
 
 
-def request(node: NodeId, csr: x509.CertificateSigningRequest, key: ed25519.Ed25519PrivateKey) -> JoinRequest:
-    """Make and sign a join request."""
+def request(
+    node: NodeId,
+    csr: x509.CertificateSigningRequest,
+    key: ed25519.Ed25519PrivateKey,
+    former: ed25519.Ed25519PrivateKey | None = None,
+) -> JoinRequest:
+    """Make and sign a join request; `former` is the identity that `key` follows."""
     raw = identity.identity_bytes(key.public_key())
-    return JoinRequest(node, csr, raw, key.sign(_statement(node, csr, raw)))
+    renewal = None if former is None else former.sign(_renewal(node, csr, raw))
+    return JoinRequest(node, csr, raw, key.sign(_statement(node, csr, raw)), renewal)
 
 
 def parse(raw: bytes, origin: str) -> JoinRequest:
@@ -83,12 +110,14 @@ def parse(raw: bytes, origin: str) -> JoinRequest:
     """
     try:
         fields = json.loads(raw)
-        if not isinstance(fields, dict) or frozenset(fields) != _FIELDS or fields["version"] != 1:
+        if not isinstance(fields, dict) or frozenset(fields) - {"renewal"} != _FIELDS or fields["version"] != 1:
             raise ValueError("other fields")
         csr = x509.load_pem_x509_csr(fields["csr"].encode("ascii"))
         signature = _decode_signature(fields["signature"])
-        joined = JoinRequest(node_id(fields["id"]), csr, identity.decode_identity(fields["identity"]), signature)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        renewal = _decode_signature(fields["renewal"]) if "renewal" in fields else None
+        raw_identity = identity.decode_identity(fields["identity"])
+        joined = JoinRequest(node_id(fields["id"]), csr, raw_identity, signature, renewal)
+    except (ValueError, TypeError, AttributeError, RecursionError, x509.InvalidVersion) as error:
         raise IdentityError(
             "JOIN_UNREADABLE",
             f"{origin} is not a join file",
@@ -107,6 +136,10 @@ def _decode_signature(text: str) -> bytes:
 
 def _statement(node: NodeId, csr: x509.CertificateSigningRequest, identity_raw: bytes) -> bytes:
     return canonical.digest("join", node, csr.public_bytes(Encoding.DER), identity_raw)
+
+
+def _renewal(node: NodeId, csr: x509.CertificateSigningRequest, identity_raw: bytes) -> bytes:
+    return canonical.digest("renewal", node, csr.public_bytes(Encoding.DER), identity_raw)
 
 
 def _bad_signature() -> IdentityError:

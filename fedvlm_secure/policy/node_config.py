@@ -79,7 +79,8 @@ class NodeConfig(Section):
 
     `roster` defaults to the copy that `fedvlm-node install` pinned; `policies`, where given, narrows the approved
     policies to these; `base` is a local copy of the base model, else the shipped one of the policy's name;
-    `ledger_anchor` is the file in a second place that guards the budget's ledger.
+    `ledger_anchor` is the file in a second place that guards the budget's ledger. `other_cohorts: accept` joins a
+    cohort that could show this hospital's update beside an earlier sum from the same model (`rounds.cohorts`).
     """
 
     node: Identifier
@@ -95,6 +96,7 @@ class NodeConfig(Section):
     microbatch: int | None = Field(default=None, ge=1)
     ledger_anchor: Path | None = None
     limits: OwnLimits = OwnLimits()
+    other_cohorts: Literal["refuse", "accept"] = "refuse"
     evaluation: OwnEvaluation = OwnEvaluation()
 
     @property

@@ -49,5 +49,5 @@ def check_aggregator(certificate_pem: bytes, roster: Roster) -> None:
 def _load(certificate_pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(certificate_pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise IdentityError("CERTIFICATE_NAME", "the peer's certificate cannot be read") from error

@@ -29,6 +29,7 @@ def check_private(policy: Policy) -> None:
     if not isinstance(privacy, DpSgd):
         if local.steps is None and local.epochs is None:
             raise contradiction("local.steps", "and local.epochs: exactly one of them is needed")
+        _check_unnoised(policy)
         return
     for field, reason in _UNUSED.items():
         if getattr(local, field) is not None:
@@ -36,24 +37,55 @@ def check_private(policy: Policy) -> None:
     if local.augment != "none" or local.weight_decay:
         field = "augment" if local.augment != "none" else "weight_decay"
         raise contradiction(f"local.{field}", "is not used under dp_sgd", "remove the line")
-    if policy.model.strategy == "two-stage":
-        raise contradiction("model.strategy", "two-stage is not built under dp_sgd yet", "use lora or connector+lora")
-    _check_releases(policy)
+    _check_releases(policy, privacy)
     _check_numbers(policy, privacy)
 
 
-def _check_releases(policy: Policy) -> None:
+def _check_unnoised(policy: Policy) -> None:
+    scored = policy.evaluation
+    if scored.is_noised:
+        raise contradiction(
+            "evaluation.release",
+            f"{scored.release} is a noised release, and privacy.mechanism none adds no noise",
+            "use totals (inside the protected sum) or none",
+        )
+    _refuse_unused_noise(policy)
+
+
+def _refuse_unused_noise(policy: Policy) -> None:
+    for field in ("noise_multiplier", "epsilon"):
+        if getattr(policy.evaluation, field) is not None:
+            raise contradiction(
+                f"evaluation.{field}",
+                f"is not used with evaluation.release {policy.evaluation.release}",
+                "remove the line, or use release: final or each under dp_sgd",
+            )
+
+
+def _check_releases(policy: Policy, privacy: DpSgd) -> None:
     if getattr(policy.weights, "counted", None) is not None:
         raise contradiction(
             "weights",
             "counted tells a hospital's number of rows, un-noised",
             "use weights: equal, or declared sizes, under dp_sgd",
         )
-    if policy.evaluation.release != "none":
+    scored = policy.evaluation
+    if scored.release == "totals":
         raise contradiction(
             "evaluation.release",
             "totals are exact counts over patients, un-noised",
-            "use release: none under dp_sgd; each hospital still sees its own accuracy",
+            "use release: none (each hospital still sees its own accuracy), final or each under dp_sgd",
+        )
+    if not scored.is_noised:
+        _refuse_unused_noise(policy)
+        return
+    if (scored.noise_multiplier is None) == (scored.epsilon is None):  # a file that names neither gets an epsilon
+        raise contradiction("evaluation.noise_multiplier", "and evaluation.epsilon: at most one of them is given")
+    if scored.epsilon is not None and scored.epsilon >= privacy.epsilon:
+        raise contradiction(
+            "evaluation.epsilon",
+            f"is {scored.epsilon:g}; it is a part of privacy.epsilon {privacy.epsilon:g}",
+            "leave most of it to the training, such as a quarter here",
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from fedvlm_secure.policy.privacy import DpSgd
-from fedvlm_secure.policy.projection import Projection, project
+from fedvlm_secure.policy.projection import Projection, ScoreCost, project
 from fedvlm_secure.policy.schema import Policy
 
 _LINES_SHOWN = 12
@@ -28,10 +30,10 @@ def promise(policy: Policy, dimension: int | None = None) -> tuple[str, ...]:
     privacy = policy.privacy
     if projection is None or not isinstance(privacy, DpSgd):
         return NO_PROMISE
-    whole = projection.trajectory[-1][1]
+    whole, rounds = projection.trajectory[-1][1], policy.rounds_in_all
     twice = projection.two_hospitals
     lines = [
-        f"one patient at one hospital: epsilon {whole:.2f} at delta {privacy.delta:g} after all {policy.rounds} rounds "
+        f"one patient at one hospital: epsilon {whole:.2f} at delta {privacy.delta:g} after all {rounds} rounds "
         f"({_adjacency(privacy)})",
         "it holds against everybody: the aggregator, all other hospitals together, and readers of the model",
         f"epsilon after each round: {_trajectory(projection)}",
@@ -46,8 +48,19 @@ def promise(policy: Policy, dimension: int | None = None) -> tuple[str, ...]:
             f"noise beside the clipped step: {projection.pooled:.2f} times over all hospitals together; "
             + ", ".join(f"{node} {ratio:.2f}" for node, ratio in projection.ratios.items())
         )
+    if projection.scores is not None:
+        lines.append(_scores(projection.scores, len(privacy.expected_patients)))
     lines += [f"WARNING: {warning}" for warning in projection.warnings]
     return tuple(lines)
+
+
+def _scores(scores: ScoreCost, hospitals: int) -> str:
+    pooled = scores.deviation * math.sqrt(hospitals)
+    return (
+        f"released scores ({scores.releases} in all) are a part of it, epsilon {scores.epsilon:.2f} by themselves; "
+        f"noise of standard deviation {scores.deviation:.1f} patients is added to each count at each hospital, "
+        f"{pooled:.1f} in the sum over {hospitals}"
+    )
 
 
 def not_covered(policy: Policy) -> tuple[str, ...]:

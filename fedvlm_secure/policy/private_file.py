@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -66,10 +67,13 @@ def _write(path: Path, content: bytes, *, mode: int, fresh: bool) -> None:
         raise StorageError("FILE_EXISTS", f"{path} exists already", "it is never overwritten") from error
     except OSError as error:
         raise StorageError(
-            "FILE_UNWRITABLE", f"{path}: cannot write: {error.strerror}", "check free space and permissions"
+            "FILE_UNWRITABLE",
+            f"{path}: cannot write {len(content)} bytes: {error.strerror}",
+            "check free space and permissions, then repeat the command or restart",
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only by now does not let go of it either
+            draft.unlink(missing_ok=True)
 
 
 def _sync_folder(path: Path) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from fedvlm_secure.dp.accounting import accountant_name, epsilon
 from fedvlm_secure.dp.delta import require_delta
 from fedvlm_secure.dp.events import SelfComposed, compose
+from fedvlm_secure.dp.score_release import STEPS_PER_PATIENT, score_noise
 from fedvlm_secure.dp.signal import LARGEST_RATIO, dp_sgd_ratio, require_signal
 from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.privacy import DpSgd
-from fedvlm_secure.policy.private_release import resolve_noise_multiplier, round_event
+from fedvlm_secure.policy.private_release import (
+    one_release,
+    resolve_noise_multiplier,
+    resolve_score_multiplier,
+    run_event,
+)
 from fedvlm_secure.policy.schema import DeclaredWeights, Policy
 from fedvlm_secure.types import Digest
 
@@ -22,6 +29,23 @@ UNKNOWN_DIMENSION = 1
 _CACHE: dict[tuple[Digest, int], Projection] = {}
 _LARGEST_CACHE = 64
 _MOST_ROUNDS_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class ScoreCost:
+    """Noised releases of scores: what they add, and how much they blur.
+
+    Attributes:
+        releases: in the whole run.
+        noise_multiplier: resolved.
+        epsilon: of all of them together, the training left out.
+        deviation: standard deviation of the noise on each released count at one hospital, in patients.
+    """
+
+    releases: int
+    noise_multiplier: float
+    epsilon: float
+    deviation: float
 
 
 @dataclass(frozen=True)
@@ -36,6 +60,7 @@ class Projection:
         pooled: R of the mean over all hospitals, as far as known.
         warnings: in plain words.
         accountant: name, version and grid.
+        scores: where noised scores are released.
     """
 
     epsilon: float
@@ -48,6 +73,7 @@ class Projection:
     pooled: float | None
     warnings: tuple[str, ...]
     accountant: str
+    scores: ScoreCost | None
 
     def as_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -63,6 +89,7 @@ class Projection:
             "noise_to_signal_pooled": self.pooled,
             "warnings": list(self.warnings),
             "accountant": self.accountant,
+            "released_scores": None if self.scores is None else asdict(self.scores),
         }
 
 
@@ -87,12 +114,14 @@ def project(policy: Policy, dimension: int | None = None) -> Projection | None:
 
 
 def _project(policy: Policy, privacy: DpSgd, dimension: int | None) -> Projection:
-    multiplier = resolve_noise_multiplier(policy, dimension or UNKNOWN_DIMENSION)
-    event = round_event(policy, multiplier, dimension or UNKNOWN_DIMENSION)
-    step = max(1, policy.rounds // _MOST_ROUNDS_SHOWN)
-    shown = sorted({*range(step, policy.rounds + 1, step), policy.rounds})
-    costs = tuple((done, epsilon(SelfComposed(event, done), privacy.delta, privacy.adjacency)) for done in shown)
-    whole = SelfComposed(event, policy.rounds)
+    d, rounds = dimension or UNKNOWN_DIMENSION, policy.rounds_in_all
+    multiplier = resolve_noise_multiplier(policy, d)
+    step = max(1, rounds // _MOST_ROUNDS_SHOWN)
+    shown = sorted({*range(step, rounds + 1, step), policy.rounds, rounds})
+    costs = tuple(
+        (done, epsilon(run_event(policy, multiplier, d, done), privacy.delta, privacy.adjacency)) for done in shown
+    )
+    whole = run_event(policy, multiplier, d, rounds)
     ratios, pooled, drowned = _signal(policy, privacy, multiplier, dimension)
     smallest = min(privacy.expected_patients.values())
     delta_warning = require_delta(privacy.delta, smallest)
@@ -107,6 +136,20 @@ def _project(policy: Policy, privacy: DpSgd, dimension: int | None) -> Projectio
         pooled=pooled,
         warnings=(*drowned, *((delta_warning,) if delta_warning else ())),
         accountant=accountant_name(),
+        scores=_scores(policy, privacy),
+    )
+
+
+def _scores(policy: Policy, privacy: DpSgd) -> ScoreCost | None:
+    multiplier, tasks = resolve_score_multiplier(policy), len(policy.contract.tasks)
+    if not multiplier:
+        return None
+    releases = policy.releases_before(policy.rounds_in_all)
+    return ScoreCost(
+        releases=releases,
+        noise_multiplier=multiplier,
+        epsilon=epsilon(SelfComposed(one_release(policy), releases), privacy.delta, privacy.adjacency),
+        deviation=math.sqrt(score_noise(multiplier, tasks).share_variance) / STEPS_PER_PATIENT,
     )
 
 

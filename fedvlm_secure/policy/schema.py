@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedvlm_secure.policy.algorithms import Algorithm, FedAvg
+from fedvlm_secure.policy.evaluation import EvaluationPolicy, with_default_noise
 from fedvlm_secure.policy.privacy import DP_MIN_PATIENTS, DpSgd, Privacy
 from fedvlm_secure.policy.privacy_rules import check_private
 from fedvlm_secure.policy.section import (
@@ -28,9 +29,9 @@ Strategy = Literal["connector", "lora", "connector+lora", "two-stage"]
 Stage = Literal["connector", "lora"]
 Task = Literal["vqa", "classification"]
 NonNegative = Annotated[int, Field(ge=0)]
+PackageVersion = Annotated[str, Field(pattern=r"^[0-9][0-9a-z.+-]{0,31}$")]
 DEFAULT_BATCH_SIZE = 8
 
-_HE_REASON = "homomorphic aggregation is not built yet; use protection.method: masking"
 _DISTRIBUTED_REASON = "noise shared between hospitals is not built yet; use dp_sgd, where each hospital adds its own"
 _TASK_REASON = "captions and boxes are not trained or scored yet; name vqa, classification or both"
 NOT_YET: Mapping[tuple[str, str], str] = {
@@ -38,9 +39,7 @@ NOT_YET: Mapping[tuple[str, str], str] = {
     **{("model.lora.factors", kind): "use factors: both or ffa" for kind in ("rolora", "fedsvd")},
     **{(f"contract.tasks[{at}]", kind): _TASK_REASON for at in range(4) for kind in ("caption", "grounding")},
     ("algorithm.name", "scaffold"): "it needs a second protected vector; use fedprox against drift between hospitals",
-    **{("protection.method", kind): _HE_REASON for kind in ("bfv", "ckks")},
     ("privacy.mechanism", "distributed"): _DISTRIBUTED_REASON,
-    **{("evaluation.release", kind): "use totals (inside the protected sum) or none" for kind in ("final", "each")},
     ("local.precision", "bfloat16"): "use precision: float32",
 }
 
@@ -154,10 +153,18 @@ class ContractPolicy(Section):
         return self
 
 
+def _versions(versions: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(versions)) != len(versions):
+        raise PydanticCustomError("text", "a version is named twice")
+    return tuple(sorted(versions))
+
+
 class CohortPolicy(Section):
     """Who takes part. `auto` is resolved by `thresholds.resolve` from the number of hospitals.
 
-    `deadline` is the longest silence of one hospital within a round before it counts as lost.
+    `deadline` is the longest silence of one hospital within a round before it counts as lost. `versions` names the
+    package versions that may take part together; without it all hospitals run the aggregator's. `participation` says
+    what a hospital does about a pattern of absences that isolates somebody: warn its operator, or refuse to sign.
     """
 
     min_nodes: int = Field(default=3, ge=1, le=1024)
@@ -166,6 +173,8 @@ class CohortPolicy(Section):
     deadline: Seconds = Field(default=Seconds(1800), ge=1)
     setup_deadline: Seconds = Field(default=Seconds(600), ge=1)
     epoch_rounds: int = Field(default=50, ge=1)
+    versions: Annotated[tuple[PackageVersion, ...], AfterValidator(_versions)] = ()
+    participation: Literal["warn", "strict"] = "warn"
 
 
 class CountedCap(Section):
@@ -217,19 +226,19 @@ class LocalPolicy(Section):
 
 
 class ProtectionPolicy(Section):
-    """How updates are hidden on their way. `max_update` bounds each coordinate of an update before it is encoded."""
+    """How updates are hidden on their way. `max_update` bounds each coordinate of an update before it is encoded.
 
-    method: Literal["masking", "none"]
+    `bfv` and `ckks` encrypt the integers that `masking` masks, under a key that every hospital holds.
+    """
+
+    method: Literal["masking", "bfv", "ckks", "none"]
     lanes: Auto | Literal[2, 3, 4] = "auto"
     max_update: float = Field(gt=0, le=1024)
 
-
-class EvaluationPolicy(Section):
-    """`totals`: counts of right answers ride inside the protected sum. `limit`: test questions a hospital and round."""
-
-    every: int = Field(default=1, ge=1)
-    release: Literal["totals", "none"] = "none"
-    limit: int | None = Field(default=None, ge=1)
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether updates are added under homomorphic encryption."""
+        return self.method in ("bfv", "ckks")
 
 
 class LimitsPolicy(Section):
@@ -240,7 +249,7 @@ class LimitsPolicy(Section):
 
 
 class Policy(Section):
-    """One consortium's agreement about one run."""
+    """One consortium's agreement about one run. `rounds` train; see `rounds_in_all` for those that are played."""
 
     version: Literal[1]
     name: Identifier
@@ -260,10 +269,13 @@ class Policy(Section):
     @model_validator(mode="before")
     @classmethod
     def _private_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Under `dp_sgd`, A is frozen and 20 patients are the least where the file, read by now, is silent."""
-        if not isinstance(values.get("privacy"), DpSgd):
+        """Where the file, read by now, is silent under `dp_sgd`: A frozen, 20 patients or more, the scores' epsilon."""
+        privacy = values.get("privacy")
+        if not isinstance(privacy, DpSgd):
             return values
         filled = dict(values)
+        if isinstance(scored := values.get("evaluation"), EvaluationPolicy):
+            filled["evaluation"] = with_default_noise(scored, privacy.epsilon)
         model, limits = values.get("model"), values.get("limits", LimitsPolicy())
         if isinstance(model, ModelPolicy) and "factors" not in model.lora.model_fields_set:
             lora = model.lora.model_copy(update={"factors": "ffa"})
@@ -277,12 +289,45 @@ class Policy(Section):
         check_private(self)
         return self
 
+    @property
+    def rounds_in_all(self) -> int:
+        """Rounds that train, and the closing one where the final model's scores are released."""
+        return self.rounds + (self.evaluation.release == "final")
+
+    def is_closing(self, round_number: int) -> bool:
+        """Whether a round, counted from 0, trains nothing: it releases the final model's scores alone."""
+        return self.evaluation.release == "final" and round_number >= self.rounds
+
+    def releases_scores(self, round_number: int) -> bool:
+        """Whether a round, counted from 0, releases noised scores of the model that enters it."""
+        match self.evaluation.release:
+            case "final":
+                return self.is_closing(round_number)
+            case "each":
+                return round_number < self.rounds and round_number % self.evaluation.every == 0
+            case _:
+                return False
+
+    def releases_before(self, done: int) -> int:
+        """How many of the first `done` rounds release noised scores."""
+        if self.evaluation.release == "final":
+            return int(done > self.rounds)
+        return -(-min(done, self.rounds) // self.evaluation.every) if self.evaluation.release == "each" else 0
+
     @model_validator(mode="after")
     def _both_stages_have_rounds(self) -> Policy:
         first = self.model.connector_rounds
         if first is not None and first >= self.rounds:
             hint = f"use model.connector_rounds below {self.rounds}, or the strategy connector"
             raise contradiction("model.connector_rounds", f"{first} of {self.rounds} rounds leave LoRA no round", hint)
+        return self
+
+    @model_validator(mode="after")
+    def _no_colluder_with_a_key_for_all(self) -> Policy:
+        colluding, method = self.cohort.colluding, self.protection.method
+        if self.protection.is_encrypted and colluding != "auto" and colluding > 0:
+            cause = f"{colluding} cannot be kept by {method}: each hospital holds the key that opens every update"
+            raise contradiction("cohort.colluding", cause, "use protection.method: masking, or cohort.colluding: auto")
         return self
 
     @model_validator(mode="after")

@@ -38,8 +38,11 @@ class CohortTerms:
         return "" if self.c else "one dishonest or restored node breaks this"
 
 
-def resolve(cohort: CohortPolicy, nodes: int) -> CohortTerms:
+def resolve(cohort: CohortPolicy, nodes: int, *, shared_key: bool = False) -> CohortTerms:
     """The terms of a cohort of `nodes` hospitals.
+
+    Args:
+        shared_key: every hospital holds the key of all updates (homomorphic aggregation): `auto` is c = 0 then.
 
     t = (n + c)//2 + 1, so that 2t > n + c: two survivor sets of one round cannot both gather t signatures.
 
@@ -60,7 +63,8 @@ def resolve(cohort: CohortPolicy, nodes: int) -> CohortTerms:
             f"the roster has {nodes} hospitals, cohort.min_nodes is {cohort.min_nodes}",
             "admit more hospitals, or agree on a policy with a smaller cohort.min_nodes",
         )
-    colluding = (1 if nodes >= 4 else 0) if cohort.colluding == "auto" else cohort.colluding
+    tolerated = 1 if nodes >= 4 and not shared_key else 0
+    colluding = tolerated if cohort.colluding == "auto" else cohort.colluding
     threshold = (nodes + colluding) // 2 + 1
     asked = SMALLEST_COHORT if cohort.min_survivors == "auto" else cohort.min_survivors
     survivors = max(threshold, colluding + 2, SMALLEST_COHORT, asked)

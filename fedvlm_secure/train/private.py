@@ -8,20 +8,29 @@ questions would see earlier answers in later prompts, which neither its pre-trai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedvlm_secure.dp.discrete_gaussian import DiscreteGaussian
 from fedvlm_secure.dp.rounding import IntegerClip, decode, round_rows
 from fedvlm_secure.dp.streams import KEY_BYTES
 from fedvlm_secure.errors import ModelError
+from fedvlm_secure.layout import UpdateLayout
+from fedvlm_secure.train.plain import trains
 from fedvlm_secure.train.private_gradients import RowGradients, RowLoss, RowMatrix
 from fedvlm_secure.train.private_settings import PrivateSettings
 from fedvlm_secure.train.rows_of_patients import RowsOfPatients, in_chunks
-from fedvlm_secure.train.settings import LocalUpdate
+from fedvlm_secure.train.settings import LocalUpdate, Stage
 from fedvlm_secure.types import Entropy, Float32Vector, Float64Vector, Int64Vector, Secret
 from fedvlm_secure.vlm.adapters import TunedModel, refuse_non_finite
 from fedvlm_secure.vlm.data.rows import Row
+
+if TYPE_CHECKING:
+    import torch
+
+Coordinates = NDArray[np.bool_]
 
 
 def train_private(
@@ -45,7 +54,8 @@ def train_private(
         entropy: this hospital's own, for sampling, rounding and noise.
 
     Returns:
-        The update. Rows and loss are 0: nothing that depends on a patient leaves without noise.
+        The update, exactly zero where the round's stage does not train. Rows and loss are 0: nothing that depends on a
+        patient leaves without noise.
 
     Raises:
         ModelError: NON_FINITE_GRADIENT, NON_FINITE_UPDATE, NON_FINITE_STATE, ZERO_UPDATE, NO_GRADIENT, DP_ROWS_MIXED,
@@ -59,18 +69,20 @@ def train_private(
 
     tuned = loss.tuned
     tuned.load_difference(difference)
+    resting = resting_coordinates(tuned.layout, settings.stage_at(round_number))
     people = RowsOfPatients(rows)
     clip = settings.clip(tuned.layout.dimension)
     noise = DiscreteGaussian(settings.noise(tuned.layout.dimension).share_variance)
     rate = settings.learning_rate_at(round_number)
-    optimizer = torch.optim.AdamW(tuned.trainable, lr=rate, weight_decay=0.0, foreach=True)
+    optimizer = torch.optim.AdamW(_training(tuned, resting), lr=rate, weight_decay=0.0, foreach=True)
     seen = moved = False
     with RowGradients(loss) as gradients:
         for _ in range(settings.steps_per_round):
             drawn = people.draw(settings.sampling_rate, settings.patient_cap, entropy)
-            total = clipped_sum(gradients, rows, drawn, settings.microbatch, clip, entropy)
+            total = clipped_sum(gradients, rows, drawn, settings.microbatch, clip, entropy, resting)
             seen, moved = seen or bool(drawn), moved or bool(total.any())
             noise.add_to(total, Secret(entropy.bytes(KEY_BYTES)))
+            total[resting] = 0  # dropping coordinates of a noised sum is post-processing: accounted for as all of d
             gradient = decode(total, clip, settings.divisor)
             if settings.mu:
                 gradient += settings.mu * (tuned.read_difference() - difference).astype(np.float64)
@@ -82,7 +94,20 @@ def train_private(
             "no patient of this round moved any trainable tensor",
             "the trainable tensors are cut off from the loss: check strategy, base and device",
         )
-    return LocalUpdate(_checked_update(tuned, difference), rows=0, loss_sum=0.0, loss_count=0)
+    return LocalUpdate(_checked_update(tuned, difference, resting), rows=0, loss_sum=0.0, loss_count=0)
+
+
+def resting_coordinates(layout: UpdateLayout, stage: Stage | None) -> Coordinates:
+    """bool [d]: which coordinates a stage does not train."""
+    resting: Coordinates = np.zeros(layout.dimension, dtype=np.bool_)
+    for slot, span in layout.spans():
+        resting[span] = not trains(slot.name, stage)
+    return resting
+
+
+def _training(tuned: TunedModel, resting: Coordinates) -> list[torch.nn.Parameter]:
+    parts = zip(tuned.layout.spans(), tuned.trainable, strict=True)
+    return [parameter for (_, span), parameter in parts if not resting[span].any()]
 
 
 def clipped_sum(
@@ -92,13 +117,15 @@ def clipped_sum(
     microbatch: int,
     clip: IntegerClip,
     entropy: Entropy,
+    resting: Coordinates | None = None,
 ) -> Int64Vector:
-    """The sum over one step's patients before noise: one clip over all tensors, one rounding per patient.
+    """The sum over one step's patients before noise: one clip over all training tensors, one rounding per patient.
 
     Args:
         rows: the hospital's training rows.
         drawn: row numbers of each drawn patient; nobody gives zeros.
         microbatch: rows whose gradients are held at a time.
+        resting: bool [d], coordinates that count for nothing, zero before the clip and after the rounding.
 
     Returns:
         int64 [d] in grid steps; adding or removing one patient moves it by at most `clip.norm` in L2.
@@ -106,6 +133,8 @@ def clipped_sum(
     total: Int64Vector = np.zeros(clip.dimension, dtype=np.int64)
     for chunk in in_chunks(drawn, microbatch):
         matrix = gradients.of([rows[number] for number in np.concatenate(chunk)])
+        if resting is not None:
+            matrix[:, resting] = 0.0
         means = patient_means(matrix, [len(numbers) for numbers in chunk])
         total += round_rows(means, clip, Secret(entropy.bytes(KEY_BYTES))).sum(axis=0)
     return total
@@ -130,12 +159,13 @@ def _put_gradient(tuned: TunedModel, gradient: Float64Vector) -> None:
         parameter.grad = flat[span].reshape(slot.shape).to(parameter.device)
 
 
-def _checked_update(tuned: TunedModel, difference: Float32Vector) -> Float32Vector:
-    """What training has moved, float32 [d]. Noise moves every tensor, so one that stands still was cut off."""
+def _checked_update(tuned: TunedModel, difference: Float32Vector, resting: Coordinates) -> Float32Vector:
+    """What training has moved, float32 [d]. Noise moves every training tensor; one that stands still was cut off."""
     update = (tuned.read_difference() - difference).astype(np.float32)
+    update[resting] = 0.0  # reading start + difference back rounds in its last bit, and nothing may move here
     refuse_non_finite(tuned.layout, update, code="NON_FINITE_UPDATE", what="the update")
     for slot, span in tuned.layout.spans():
-        if not update[span].any():
+        if not (resting[span].all() or update[span].any()):
             raise ModelError(
                 "ZERO_UPDATE",
                 f"{slot.name} has not moved, although noise alone would move it",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedvlm_secure.dp.rounding import IntegerClip, grid_steps_for
 from fedvlm_secure.dp.sampling import sampling_threshold
 from fedvlm_secure.dp.shared_noise import SharedNoise, shared_noise
-from fedvlm_secure.train.settings import Schedule, scheduled_rate
+from fedvlm_secure.train.settings import Schedule, Stage, scheduled_rate, stage_of_round
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class PrivateSettings:
         schedule: `constant`, or `cosine` over the rounds.
         rounds: of the run, for the cosine.
         mu: FedProx; mu * (w - w_global) is added to the noised gradient; 0 is FedAvg.
+        connector_rounds: of `two-stage`, as in `LocalSettings`; None trains all of the strategy's tensors.
         microbatch: rows whose gradients are held at a time, at least patient_cap; changes memory and nothing else.
 
     Raises:
@@ -42,6 +43,7 @@ class PrivateSettings:
     schedule: Schedule = "constant"
     rounds: int = 1
     mu: float = 0.0
+    connector_rounds: int | None = None
     microbatch: int = 128
 
     def __post_init__(self) -> None:
@@ -51,6 +53,8 @@ class PrivateSettings:
         sampling_threshold(self.sampling_rate)
         if min(self.steps_per_round, self.expected_patients, self.patient_cap, self.rounds) < 1:
             raise ValueError("privacy: steps_per_round, expected_patients, patient_cap and rounds are at least 1")
+        if self.connector_rounds is not None and self.connector_rounds < 1:
+            raise ValueError("connector_rounds is at least 1")
         if self.microbatch < self.patient_cap:
             raise ValueError("microbatch holds at least all rows of one patient: patient_cap")
         if not (math.isfinite(self.mu) and self.mu >= 0) or self.schedule not in ("constant", "cosine"):
@@ -64,6 +68,10 @@ class PrivateSettings:
     def learning_rate_at(self, round_number: int) -> float:
         """Learning rate of round 1..rounds; see `scheduled_rate`."""
         return scheduled_rate(self.learning_rate, self.schedule, self.rounds, round_number)
+
+    def stage_at(self, round_number: int) -> Stage | None:
+        """What trains in round 1..rounds; None where everything does."""
+        return stage_of_round(self.connector_rounds, round_number)
 
     def clip(self, dimension: int) -> IntegerClip:
         """The clip on the coarsest grid whose rounding costs at most half a percent of noise."""

@@ -12,6 +12,7 @@ import numpy as np
 from fedvlm_secure import canonical
 from fedvlm_secure.layout import UpdateLayout
 from fedvlm_secure.train.admission import admit
+from fedvlm_secure.train.patient_scores import PatientTotals, by_patient, patient_totals
 from fedvlm_secure.train.plain import train_plain
 from fedvlm_secure.train.private import train_private
 from fedvlm_secure.train.private_gradients import RowLoss
@@ -150,6 +151,21 @@ class LocalTraining:
         """
         self.tuned.load_difference(difference)
         return score_rows(self.tuned, self._codec, self._contract, sampled(self.test_rows, limit), self._pictures)
+
+    def score_patients(self, difference: Float32Vector, tasks: Sequence[str]) -> PatientTotals:
+        """Sums over every test patient, for a noised release.
+
+        All of them are asked, each in batches of its own: no other patient's presence decides which questions are
+        asked (as a limit would), nor turns a tie in a shared batch.
+
+        Args:
+            difference: float32 [d].
+            tasks: kinds of questions released.
+        """
+        self.tuned.load_difference(difference)
+        patients = by_patient(self.test_rows)
+        scored = (score_rows(self.tuned, self._codec, self._contract, rows, self._pictures) for rows in patients)
+        return patient_totals(scored, tasks)
 
     def export(self, difference: Float32Vector, out_dir: Path) -> tuple[Path, ...]:
         """Write the tuned adapter at a global state; see `vlm.export`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -67,15 +68,20 @@ class LocalSettings:
 
     def stage_at(self, round_number: int) -> Stage | None:
         """What trains in round 1..rounds; None where everything does."""
-        if self.connector_rounds is None:
-            return None
-        return "connector" if round_number <= self.connector_rounds else "lora"
+        return stage_of_round(self.connector_rounds, round_number)
 
     def steps_for(self, rows: int) -> int:
         """Optimizer steps of one round at a hospital with `rows` training rows."""
         if self.steps is not None:
             return self.steps
         return (self.epochs or 1) * math.ceil(rows / self.batch_size)
+
+
+def stage_of_round(connector_rounds: int | None, round_number: int) -> Stage | None:
+    """What trains in round 1..rounds of a two-stage run; None where there are no stages and everything trains."""
+    if connector_rounds is None:
+        return None
+    return "connector" if round_number <= connector_rounds else "lora"
 
 
 def scheduled_rate(learning_rate: float, schedule: Schedule, rounds: int, round_number: int) -> float:
@@ -100,12 +106,15 @@ class LocalUpdate:
         rows: number of training rows (the weight under `counted`).
         loss_sum: sum of the cross entropy over the answer tokens seen, in nats.
         loss_count: number of those tokens.
+        right, wrong: per task, exact sums over test patients for a noised release (`train.patient_scores`); else empty.
     """
 
     update: Float32Vector
     rows: int
     loss_sum: float
     loss_count: int
+    right: Mapping[str, int] = field(default_factory=dict)
+    wrong: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.update.dtype != np.float32 or self.update.ndim != 1:

@@ -95,6 +95,8 @@ def test_the_hash_is_that_of_the_documented_bytes(policy_file: PolicyFile) -> No
             "deadline": 1800,
             "setup_deadline": 600,
             "epoch_rounds": 50,
+            "versions": [],
+            "participation": "warn",
         },
         "weights": "equal",
         "algorithm": {"name": "fedavg"},
@@ -112,7 +114,7 @@ def test_the_hash_is_that_of_the_documented_bytes(policy_file: PolicyFile) -> No
         "protection": {"method": "masking", "lanes": "auto", "max_update": 0.25},
         "unsafe_no_protection": False,
         "privacy": {"mechanism": "none"},
-        "evaluation": {"every": 1, "release": "none", "limit": None},
+        "evaluation": {"every": 1, "release": "none", "limit": None, "noise_multiplier": None, "epsilon": None},
         "limits": {"step_norm": 10.0, "min_patients": 5},
     }
     expected = hashlib.sha256(_bytes(["fedvlm/v1/policy", section])).digest()

@@ -96,14 +96,6 @@ SPOILED = [
         "remove",
     ),
     ("method: masking", "method: none", "FIELD_VALUE", 15, "in clear", "unsafe_no_protection: true"),
-    (
-        "method: masking",
-        "method: bfv",
-        "NOT_IN_THIS_VERSION",
-        15,
-        "protection.method: bfv",
-        "use protection.method: masking",
-    ),
     ("mechanism: none", "mechanism: distributed, epsilon: 8", "NOT_IN_THIS_VERSION", 16, "distributed", "use dp_sgd"),
     (
         "version: 1",

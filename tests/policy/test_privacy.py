@@ -169,3 +169,77 @@ def test_the_operator_of_an_unprotected_run_reads_that_nothing_is_promised() -> 
     shipped = Path(__file__).parents[2] / "policies" / "fedavg.yaml"
     text = "\n".join(line for _, lines in explain(load_policy(shipped), 3).paragraphs for line in lines)
     assert "nothing is promised" in text and "for ever as released without formal protection" in text
+
+
+EVALUATION = ("version: 1", "version: 1\nevaluation: {release: %s}")
+
+
+def released(private_file: PrivateFile, words: str, *changes: tuple[str, str]) -> Path:
+    return private_file((EVALUATION[0], EVALUATION[1] % words), *changes)
+
+
+SCORES_REFUSED = {
+    "more than all": ("final, epsilon: 8", "a part of privacy.epsilon 8"),
+    "both": ("each, epsilon: 1, noise_multiplier: 3", "at most one of them"),
+    "noise for nothing": ("none, noise_multiplier: 3", "not used with evaluation.release none"),
+    "exact counts": ("totals", "exact counts over patients"),
+}
+
+
+@pytest.mark.parametrize("fault", SCORES_REFUSED)
+def test_releases_that_do_not_fit_are_refused_with_their_field(private_file: PrivateFile, fault: str) -> None:
+    words, cause = SCORES_REFUSED[fault]
+    with pytest.raises(PolicyError) as caught:
+        load_policy(released(private_file, words))
+    assert "evaluation." in caught.value.cause and cause in caught.value.cause and caught.value.hint != cause
+
+
+@pytest.mark.parametrize("release", ["final", "each"])
+def test_a_noised_release_without_a_mechanism_is_refused(private_file: PrivateFile, release: str) -> None:
+    plain = ((PRIVACY, "{mechanism: none}"), ("learning_rate: 1e-3", "learning_rate: 1e-3, steps: 3"))
+    with pytest.raises(PolicyError) as caught:
+        load_policy(released(private_file, release, *plain))
+    assert "privacy.mechanism none adds no noise" in caught.value.cause and "totals" in caught.value.hint
+
+
+def test_scores_get_a_quarter_of_epsilon_and_at_most_one_where_the_file_is_silent(private_file: PrivateFile) -> None:
+    assert load_policy(released(private_file, "final")).evaluation.epsilon == 1.0
+    assert load_policy(released(private_file, "each", ("epsilon: 8", "epsilon: 2"))).evaluation.epsilon == 0.5
+    named = load_policy(released(private_file, "final, noise_multiplier: 3")).evaluation
+    assert (named.epsilon, named.noise_multiplier) == (None, 3.0)
+
+
+def test_a_derived_policy_with_released_scores_is_the_same_policy(private_file: PrivateFile, tmp_path: Path) -> None:
+    path = released(private_file, "final")
+    assert policy_hash(derive(path, {}, tmp_path / "again.yaml")) == policy_hash(load_policy(path))
+
+
+@pytest.mark.parametrize(("words", "rounds", "releases"), [("final", 6, 1), ("each", 5, 5), ("each, every: 2", 5, 3)])
+def test_released_scores_stay_within_the_runs_epsilon(
+    private_file: PrivateFile, words: str, rounds: int, releases: int
+) -> None:
+    policy = load_policy(released(private_file, words))
+    projection = project(policy, 12_288)
+    assert projection is not None and projection.scores is not None
+    assert policy.rounds_in_all == rounds and [done for done, _ in projection.trajectory] == list(range(1, rounds + 1))
+    assert 7.98 < projection.trajectory[-1][1] <= 8.0
+    assert projection.scores.releases == releases
+    assert 0.99 < projection.scores.epsilon <= 1.0
+    assert projection.noise_multiplier > resolve_noise_multiplier(load_policy(private_file()), 12_288)
+
+
+def test_scores_that_cost_everything_by_themselves_are_refused(private_file: PrivateFile) -> None:
+    with pytest.raises(PolicyError) as caught:
+        project(load_policy(released(private_file, "each, noise_multiplier: 0.5")))
+    assert caught.value.code == "EPSILON_EXCEEDED" and "the released scores alone" in caught.value.cause
+
+
+def test_the_operator_reads_what_is_released_and_how_blurred(private_file: PrivateFile) -> None:
+    policy = load_policy(released(private_file, "final"))
+    text = "\n".join(line for _, lines in explain(policy, 3, 12_288).paragraphs for line in lines)
+    assert "noised before that: once, of the final model, in round 6 of its own" in text
+    assert "exact, local, not released" in text
+    assert (
+        "epsilon 1.00 by themselves" in text and "standard deviation 5.3 patients" in text and "9.1 in the sum" in text
+    )
+    assert "no accuracy: it is known" not in text

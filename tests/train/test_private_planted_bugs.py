@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedvlm_secure.dp.discrete_gaussian import DiscreteGaussian
 from fedvlm_secure.dp.rounding import IntegerClip, decode
 from fedvlm_secure.train import private
+from fedvlm_secure.train.private import Coordinates
 from fedvlm_secure.train.private_gradients import RowGradients
 from fedvlm_secure.train.rows_of_patients import RowsOfPatients
 from fedvlm_secure.types import Entropy, Float64Vector, Int64Vector, Secret
@@ -138,11 +139,12 @@ def noise_per_microbatch(patch: pytest.MonkeyPatch) -> None:
         microbatch: int,
         clip: IntegerClip,
         source: Entropy,
+        resting: Coordinates,
     ) -> Int64Vector:
         noise = DiscreteGaussian(SETTINGS.noise(clip.dimension).share_variance)
         total: Int64Vector = np.zeros(clip.dimension, dtype=np.int64)
         for at, one in enumerate(drawn):
-            total += real(gradients, rows, [one], microbatch, clip, source)
+            total += real(gradients, rows, [one], microbatch, clip, source, resting)
             if at:  # the step's own noise counts for the first chunk
                 noise.add_to(total, Secret(source.bytes(32)))
         return total
