@@ -12,6 +12,7 @@ from pathlib import Path
 import fedvlm_secure
 from fedvlm_secure.cli.hospitals import PHANTOM_PATIENTS, PHANTOMS, Hospital, train_answers, train_patients
 from fedvlm_secure.errors import ModelError, PolicyError
+from fedvlm_secure.he.cipher import require_library
 from fedvlm_secure.policy.derive import derive
 from fedvlm_secure.policy.loading import load_policy
 from fedvlm_secure.policy.privacy import DpSgd
@@ -69,9 +70,11 @@ def demo_policy(
         own_data: the hospitals read files, so that the contract is theirs.
 
     Raises:
-        PolicyError, ModelError, DataError: an option does not fit.
+        PolicyError, ModelError, DataError: an option does not fit; HE_LIBRARY_MISSING.
     """
     policy = load_policy(source)
+    if policy.protection.is_encrypted:
+        require_library()
     changes: dict[str, object] = {}
     if rounds is not None and rounds != policy.rounds:
         changes["rounds"] = rounds

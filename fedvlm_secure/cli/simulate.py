@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from fedvlm_secure.cli.hospitals import Hospital
     from fedvlm_secure.cli.progress import Progress
     from fedvlm_secure.policy.schema import Policy
-    from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage
+    from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage, Result
+    from fedvlm_secure.simulate.crashes import Crashes
     from fedvlm_secure.simulate.dropouts import Drop
     from fedvlm_secure.simulate.federation import Federation
+    from fedvlm_secure.simulate.network import Network
     from fedvlm_secure.simulate.training import TrainedWork
     from fedvlm_secure.types import Digest, NodeId
 
 PROGRAM = "fedvlm"
 PHANTOMS = "phantoms"
 SUMS_DIFFER = 1
+CRASH_RATE = 0.02
 app = typer.Typer(cls=console.error_group(PROGRAM), pretty_exceptions_enable=False, add_completion=False)
 
 
@@ -44,9 +47,15 @@ def simulate(
     patients: Annotated[int, typer.Option("--patients", min=1, help="Phantom patients of each hospital.")] = 600,
     drop: Annotated[
         list[str] | None,
-        typer.Option("--drop", help="ROUND:NODE:PHASE (upload, sign, reveal, certify); back in the next round."),
+        typer.Option("--drop", help="ROUND:NODE:PHASE (upload, sign, reveal, decrypt, certify); back next round."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of phantoms and of all entropy.")] = 1,
+    rough: Annotated[
+        bool, typer.Option("--rough", help="A network that delays, repeats and breaks connections by chance.")
+    ] = False,
+    crashes: Annotated[
+        int, typer.Option("--crashes", min=0, help="So many processes at most die, by chance, and start again.")
+    ] = 0,
     compare_unprotected: Annotated[
         bool,
         typer.Option("--compare-unprotected", help="Run once more without masks and compare the sums bit for bit."),
@@ -57,13 +66,13 @@ def simulate(
     start_s = time.monotonic()
     asked = _Asked(policy, nodes, data, rounds, base, patients, tuple(drop or ()), seed)
     agreed, works, drops = _prepare(asked)
-    run = _Run(agreed, works, seed)
+    run = _Run(agreed, works, seed, _Hardship(rough, crashes))
     for left in run.drive(drops):
         console.warn(PROGRAM, f"--drop {left} never came due")
     fields = _shown(run)
     equal = True
     if compare_unprotected:
-        twin = _Run(without_protection(agreed), works, seed)
+        twin = _Run(without_protection(agreed), works, seed, _Hardship())
         twin.drive(run.losses())
         fields["compare_unprotected"] = compared = compare(run, twin)
         equal = bool(compared["equal"])
@@ -83,6 +92,28 @@ class _Asked:
     patients: int
     drops: tuple[str, ...]
     seed: int
+
+
+@dataclass(frozen=True)
+class _Hardship:
+    """What a run goes through besides the scripted drop-outs."""
+
+    rough: bool = False
+    crashes: int = 0
+
+    def network(self, seed: int) -> Network | None:
+        import numpy as np
+
+        from fedvlm_secure.simulate.network import RoughNetwork, Weather
+
+        return RoughNetwork(np.random.default_rng([seed, 1]), Weather()) if self.rough else None
+
+    def deaths(self, seed: int) -> Crashes | None:
+        import numpy as np
+
+        from fedvlm_secure.simulate.crashes import CrashesByChance
+
+        return CrashesByChance(np.random.default_rng([seed, 2]), CRASH_RATE, self.crashes) if self.crashes else None
 
 
 def _prepare(asked: _Asked) -> tuple[Policy, dict[NodeId, TrainedWork], list[Drop]]:
@@ -143,19 +174,36 @@ def _shown(run: _Run) -> dict[str, object]:
 class _Run:
     """One federation, and the root hash of every sum that it published."""
 
-    def __init__(self, policy: Policy, works: Mapping[NodeId, TrainedWork], seed: int) -> None:
+    def __init__(self, policy: Policy, works: Mapping[NodeId, TrainedWork], seed: int, hardship: _Hardship) -> None:
         from fedvlm_secure.simulate.federation import Federation
 
         self.sums: dict[int, Digest] = {}
         self.policy, self._works = policy, works
-        self.federation: Federation = Federation(policy, works, seed=seed, tap=self._tap)
+        self.federation: Federation = Federation(
+            policy,
+            works,
+            seed=seed,
+            tap=self._tap,
+            network=hardship.network(seed),
+            crashes=hardship.deaths(seed),
+        )
 
     def _tap(self, direction: str, node: NodeId, message: NodeMessage | AggregatorMessage) -> bool:
         from fedvlm_secure.secagg.messages import Result
 
         if isinstance(message, Result):
-            self.sums[message.round] = message.sum_root
+            self.sums[message.round] = self._sum_root(message)
         return True
+
+    def _sum_root(self, result: Result) -> Digest:
+        """Of the sum's words alone: an encrypted run publishes a proof behind them."""
+        from fedvlm_secure.rounds.terms import vector_of
+        from fedvlm_secure.secagg.merkle import chunk_root
+
+        manifest = self.federation.aggregator_self.memory.manifest
+        words = vector_of(manifest, closing=self.policy.is_closing(result.round)).words
+        content = self.federation.blobs.get(result.sum_root)
+        return result.sum_root if content is None else chunk_root(memoryview(content)[: 8 * words])
 
     def drive(self, drops: Sequence[Drop]) -> tuple[Drop, ...]:
         """To the end; returns the drops that never came due."""

@@ -10,7 +10,8 @@ from fedvlm_secure.rounds.aggregator_memory import Phase
 from fedvlm_secure.simulate.federation import Federation
 from fedvlm_secure.types import NodeId
 
-PHASES = (Phase.UPLOAD, Phase.SIGN, Phase.REVEAL, Phase.CERTIFY)
+PHASES = (Phase.UPLOAD, Phase.SIGN, Phase.REVEAL, Phase.DECRYPT, Phase.CERTIFY)
+"""`reveal` comes in masked runs, `decrypt` in encrypted ones."""
 
 
 @dataclass(frozen=True)

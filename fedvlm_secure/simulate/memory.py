@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from fedvlm_secure.rounds.vectors import Drafted, HeldVector
+from fedvlm_secure.secagg.merkle import leaf_hash
 from fedvlm_secure.types import Digest, NodeId
 
 
@@ -27,6 +29,8 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}
         self.commits = 0
+        self._drafts: dict[str, bytes] = {}
+        self._begun = 0
 
     def get(self, key: str) -> bytes | None:
         return self.content.get(key)
@@ -34,10 +38,37 @@ class MemoryJournal:
     def keys(self, prefix: str) -> list[str]:
         return sorted(key for key in self.content if key.startswith(prefix))
 
-    def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+    def commit(self, puts: Mapping[str, bytes | Drafted], deletes: Sequence[str] = ()) -> None:
         kept = {key: value for key, value in self.content.items() if key not in deletes}
-        self.content = {**kept, **puts}
+        entered = {key: self._drafts.pop(v.name) if isinstance(v, Drafted) else v for key, v in puts.items()}
+        self.content = {**kept, **entered}
         self.commits += 1
+
+    def draft(self) -> MemoryDraft:
+        self._begun += 1
+        return MemoryDraft(str(self._begun), self._drafts)
+
+    def vector(self, key: str) -> HeldVector | None:
+        held = self.content.get(key)
+        return None if held is None else HeldVector(held)
+
+
+class MemoryDraft:
+    """A vector on its way into a `MemoryJournal`."""
+
+    def __init__(self, name: str, drafts: dict[str, bytes]) -> None:
+        self._name, self._drafts = name, drafts
+        self._chunks: list[bytes] = []
+
+    def append(self, chunk: bytes | memoryview) -> None:
+        self._chunks.append(bytes(chunk))
+
+    def finish(self) -> Drafted:
+        self._drafts[self._name] = b"".join(self._chunks)
+        return Drafted(self._name, len(self._drafts[self._name]), tuple(leaf_hash(chunk) for chunk in self._chunks))
+
+    def drop(self) -> None:
+        self._drafts.pop(self._name, None)
 
 
 class MemorySpool:
@@ -55,6 +86,10 @@ class MemorySpool:
     def chunks(self, ctx: Digest, node: NodeId) -> Iterator[bytes]:
         return iter(tuple(self._chunks.get((ctx, node), [])))
 
+    def hashed(self, ctx: Digest, node: NodeId) -> tuple[int, Sequence[Digest]]:
+        chunks = self._chunks.get((ctx, node), [])
+        return sum(len(chunk) for chunk in chunks), [leaf_hash(chunk) for chunk in chunks]
+
     def discard(self, ctx: Digest, node: NodeId | None = None) -> None:
         for key in [key for key in self._chunks if key[0] == ctx and node in (None, key[1])]:
             del self._chunks[key]
@@ -66,8 +101,8 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self._content: dict[Digest, bytes] = {}
 
-    def put(self, root: Digest, content: bytes) -> None:
-        self._content[root] = content
+    def put(self, root: Digest, content: bytes | memoryview) -> None:
+        self._content[root] = bytes(content)
 
     def get(self, root: Digest) -> bytes | None:
         return self._content.get(root)

@@ -66,6 +66,8 @@ class TrainedWork:
             loss_count=done.loss_count,
             correct={task: score.correct for task, score in counted.items()},
             total={task: score.total for task, score in counted.items()},
+            right=done.right,
+            wrong=done.wrong,
         )
 
     def evaluate(self, closed_rounds: int, state: Float32Vector, last: bool) -> None:

@@ -39,6 +39,13 @@ def test_equal_seeds_give_the_same_model_and_another_seed_another(quick_policy: 
     assert first["model_hash"] == again["model_hash"] != other["model_hash"]
 
 
+def test_rough_network_and_crashes_are_survived_and_the_same_seed_suffers_the_same(quick_policy: Path) -> None:
+    hard = ("--nodes", "4", "--rough", "--crashes", "5", "--seed", "4")
+    first, again = (simulate(quick_policy, *hard) for _ in range(2))
+    assert [entry["void"] for entry in first["rounds"]] == [False, False]
+    assert first["model_hash"] == again["model_hash"]
+
+
 def test_hospital_lost_in_each_phase_is_back_in_the_next_round() -> None:
     for phase in (Phase.UPLOAD, Phase.SIGN, Phase.REVEAL, Phase.CERTIFY):
         cohort = Cohort(4, rounds=3)
