@@ -69,6 +69,11 @@ class Driver:
         """See `Machine.check_upload`."""
         return int(self._submit(lambda machine, now_s: machine.check_upload(node, bundle)))
 
+    def chunk_check(self, bundle: UploadBundle) -> Callable[[int, bytes], object] | None:
+        """See `Machine.chunk_check`."""
+        check: Callable[[int, bytes], object] | None = self._submit(lambda machine, now_s: machine.chunk_check(bundle))
+        return check
+
     def receive(self, node: NodeId, message: NodeMessage) -> None:
         """See `Machine.receive`."""
         self._submit(lambda machine, now_s: self._send(machine.receive(node, message, now_s)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from fedvlm_secure.errors import FedvlmError
@@ -37,6 +38,10 @@ class Machine(Protocol):
 
     def check_upload(self, node: NodeId, bundle: UploadBundle) -> int:
         """Bytes of vector to expect; raises PeerViolation before anything is allocated."""
+        ...
+
+    def chunk_check(self, bundle: UploadBundle) -> Callable[[int, bytes], object] | None:
+        """What each chunk (index, content) of a checked upload must stand as it comes; callable in any thread."""
         ...
 
     def receive(self, node: NodeId, message: NodeMessage, now_s: float) -> Outbox:

@@ -14,6 +14,7 @@ from aggregator import admission
 from aggregator.authority import create_authority, open_authority
 from aggregator.run_commands import add_run_commands
 from fedvlm_secure import console
+from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.policy import join
 from fedvlm_secure.policy.exposure import check_exposure
 from fedvlm_secure.policy.loading import load_policy
@@ -77,14 +78,17 @@ def init(
 def admit(
     request: Annotated[list[Path], typer.Argument(help="NODE.join files from `fedvlm-node init`.")],
     home: Home = DEFAULT_HOME,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="The hospital lost its keys: take these in their place, after a call.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Admit hospitals; each gets a NODE.cert.pem to be handed back. Nobody admitted before is touched."""
+    """Admit hospitals, or their renewed keys; each gets a NODE.cert.pem to be handed back. No other is touched."""
     authority = open_authority(home)
     rows = []
     for path in request:
         asked = join.parse(read_file(path, missing_hint="name the .join file that the hospital sent"), str(path))
-        done = admission.admit(authority, asked, datetime.now(UTC))
+        done = admission.admit(authority, asked, datetime.now(UTC), replace=replace)
         rows.append(
             {
                 "node": done.member.node,
@@ -100,6 +104,25 @@ def admit(
     for row in rows:
         console.say(f"{row['node']}: fingerprint {row['fingerprint']}; hand back {row['bundle']}")
     console.say("compare each fingerprint with the hospital by telephone, then write the roster: aggregator roster")
+
+
+@app.command()
+def remove(
+    node: Annotated[str, typer.Argument(help="The id of the hospital that leaves.")],
+    home: Home = DEFAULT_HOME,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a hospital off the roster, from the next epoch on. A run in progress goes on with it until then."""
+    authority = open_authority(home)
+    member = admission.roster(authority).member(node)
+    if not yes and (as_json or not typer.confirm(f"Take {member.node} off the roster?")):
+        raise PolicyError("NOT_CONFIRMED", "nothing was changed", "repeat when you have decided, or use --yes")
+    removed = admission.remove(authority, member.node)
+    if as_json:
+        console.emit_json({"removed": removed.node, "fingerprint": removed.fingerprint})
+        return
+    console.say(f"{removed.node} is off the roster; write it anew and have it pinned: aggregator roster")
 
 
 @app.command()
@@ -127,6 +150,9 @@ def serve(
     policy: Annotated[Path, typer.Option("--policy", help="The policy to run.")],
     home: Home = DEFAULT_HOME,
     listen: Annotated[str, typer.Option("--listen", help="HOST:PORT to listen on.")] = "127.0.0.1:7443",
+    new_epoch: Annotated[
+        bool, typer.Option("--new-epoch", help="Go on with other members: gather everybody admitted by now. Give once.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a policy with the hospitals of the roster; resumes after a crash."""
@@ -136,7 +162,10 @@ def serve(
         console.warn(PROGRAM, "UNPROTECTED: every hospital's update arrives here in clear")
     from aggregator.service import serve as serve_rounds
 
-    code = serve_rounds(policy, home, listen, as_json, clock=SystemClock(), entropy=SystemEntropy(), wall_s=time.time)
+    clock, entropy = SystemClock(), SystemEntropy()
+    code = serve_rounds(
+        policy, home, listen, as_json, clock=clock, entropy=entropy, wall_s=time.time, new_epoch=new_epoch
+    )
     raise typer.Exit(code)
 
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aggregator.abort import AbortRequest
@@ -21,7 +22,10 @@ from aggregator.audit_log import AggregatorAuditLog
 from aggregator.authority import Authority, open_authority
 from aggregator.calls import FederationCalls
 from aggregator.driver import Driver
+from aggregator.epochs import run_roster
+from aggregator.lines import Lines
 from aggregator.machine import Machine
+from aggregator.patience import Patience
 from aggregator.server import FederationServer, ServerTls
 from aggregator.sessions import Sessions
 from aggregator.status import RunRecord, run_folder
@@ -45,6 +49,8 @@ from fedvlm_secure.store.spool import FileSpool
 from fedvlm_secure.types import Clock, Digest, Entropy, Secret
 
 _INTERRUPTED = 130
+_PARTS = max(1, min(8, os.cpu_count() or 1))
+"""Masks are removed in so many parts of the sum at a time."""
 
 
 def serve(
@@ -56,6 +62,7 @@ def serve(
     clock: Clock,
     entropy: Entropy,
     wall_s: Callable[[], float],
+    new_epoch: bool = False,
 ) -> int:
     """Run a policy with the admitted hospitals until its last round is certified.
 
@@ -65,12 +72,14 @@ def serve(
         listen: `host:port`; port 0 takes a free one; the first line says which.
         json_lines: events as JSON objects, one a line, on standard output.
         wall_s: seconds since 1970, for the audit records.
+        new_epoch: go on with the run in progress, with everybody who is admitted by now.
 
     Returns:
         Exit code: 0 when the run has finished, the error's when it was aborted, 130 when a signal stopped it.
 
     Raises:
         PolicyError: PORT_TAKEN, LISTEN_ADDRESS, RUN_IN_PROGRESS, or the policy's own.
+        RunAborted: NO_RUN, `new_epoch` without a run in progress.
         StorageError: the state cannot be opened or written; the run resumes from it once it can.
     """
     policy = load_policy(policy_path)
@@ -78,7 +87,8 @@ def serve(
     log = EventLog("aggregator", sys.stdout, clock, json_lines=json_lines)
     lock = StateLock(home)
     try:
-        return _Service(policy, authority, admitted_roster(authority), log, clock, entropy, wall_s).run(listen)
+        service = _Service(policy, authority, log, clock, entropy, wall_s, new_epoch=new_epoch)
+        return service.run(listen)
     finally:
         lock.release()
 
@@ -90,21 +100,24 @@ class _Service:
         self,
         policy: Policy,
         authority: Authority,
-        roster: Roster,
         log: EventLog,
         clock: Clock,
         entropy: Entropy,
         wall_s: Callable[[], float],
+        *,
+        new_epoch: bool,
     ) -> None:
-        self._authority, self._roster, self._log = authority, roster, log
+        self._authority, self._log = authority, log
         self._home = authority.home
         self._state = private_folder(self._home / "state")
         self._journal = SqliteJournal(self._state / "journal")
         self._spool, self._blobs = FileSpool(self._state / "spool"), FileBlobs(self._state / "blobs")
+        self._pool = ThreadPoolExecutor(_PARTS, thread_name_prefix="unmask")
         self._policy_hash = policy_hash(policy)
         memory = AggregatorMemory(self._journal)
         try:
             _check_same_policy(memory, self._policy_hash, self._state)
+            roster = self._roster = self._members(memory, new_epoch=new_epoch)
             own = AggregatorSelf(
                 policy=policy,
                 identities={member.node: member.identity for member in roster.members},
@@ -113,12 +126,18 @@ class _Service:
                 spool=self._spool,
                 blobs=self._blobs,
                 entropy=entropy,
+                pool=self._pool,
+                parts=_PARTS,
             )
-            self._machine: Machine = AggregatorRun(own, clock.now_s())
+            machine = AggregatorRun(own, clock.now_s())
+            if new_epoch:
+                machine.new_epoch()
+            self._machine: Machine = machine
         except FedvlmError:
             self._journal.close()
             raise
-        self._sessions = Sessions()
+        self._sessions, self._patience, self._wall_s = Sessions(), Patience(clock), wall_s
+        self._lines = Lines(self._sessions, log, clock)
         record = RunRecord(self._home, log)
         self._audit = AggregatorAuditLog(authority, roster, policy, memory, wall_s)
         self._abort = AbortRequest(self._home)
@@ -166,7 +185,23 @@ class _Service:
         self._log.event("finished", run=run)
         return 0
 
+    def _members(self, memory: AggregatorMemory, *, new_epoch: bool) -> Roster:
+        roster, change = run_roster(self._state, admitted_roster(self._authority), memory, new_epoch=new_epoch)
+        if change is not None:
+            self._log.event(
+                "waiting",
+                code="ROSTER_CHANGED",
+                cause="the roster changed; the run goes on with the members that it has",
+                joining=list(change.added),
+                leaving=list(change.removed),
+                renewed=list(change.replaced),
+                hint="serve with --new-epoch once their operators have pinned the new roster and approved again",
+            )
+        return roster
+
     def _observe(self, machine: Machine) -> None:
+        self._patience.end_overdue()
+        self._lines.end_silent()
         self._record.observe(machine)
         self._audit.observe()
 
@@ -181,7 +216,14 @@ class _Service:
 
     def _server(self) -> FederationServer:
         calls = FederationCalls(
-            self._roster, self._sessions, self._driver, Uploads(self._spool), self._blobs, self._log
+            self._roster,
+            self._sessions,
+            self._driver,
+            Uploads(self._spool),
+            self._blobs,
+            self._log,
+            self._patience,
+            self._wall_s,
         )
         hint = "run `aggregator init` again"
         tls = ServerTls(

@@ -47,6 +47,9 @@ class RunRecord:
         for summary in closed[self._closed :] if self._closed is not None else []:
             fields = {name: summary[name] for name in ("round", "attempt", "survivors") if name in summary}
             self._log.event("round_closed", **fields, size_bytes=summary.get("upload_bytes"))
+            for node in summary.get("disagreed") or ():
+                cause = f"{node} decrypted the sum of the round to other words than two other hospitals did"
+                self._log.event("warning", code="SUM_DISAGREED", node=node, cause=cause)
         self._shown, self._closed = shown, len(closed)
         self._write(progress)
 

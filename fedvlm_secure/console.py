@@ -56,7 +56,7 @@ def report_error(program: str, error: FedvlmError) -> int:
     Returns:
         The exit code.
     """
-    sys.stderr.write(f"{program}: error: {printable(error.cause)} [{error.code}]\n")
+    sys.stderr.write(f"{program}: error: {printable(error.cause)} [{printable(error.code)}]\n")
     if error.hint:
         sys.stderr.write(f"{program}: hint: {printable(error.hint)}\n")
     return error.exit_code

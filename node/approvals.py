@@ -141,7 +141,7 @@ def _read(folder: Path, digest: Digest, name: str) -> Iterator[Approval]:
             record = json.loads(read_file(path, missing_hint=""))
             used_by = bytes.fromhex(read_file(used, missing_hint="").decode("ascii")) if used.exists() else None
             number, approved_at = int(record["number"]), str(record["approved_at"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PolicyError("APPROVAL_ALTERED", f"{path} cannot be read", "approve the policy again") from error
         yield Approval(digest, name, number, approved_at, None if used_by is None else Digest(used_by))
 

@@ -19,12 +19,13 @@ from fedvlm_secure.rounds.closing import Closing, initial_state
 from fedvlm_secure.rounds.node_memory import NodeMemory
 from fedvlm_secure.secagg.messages import AggregatorMessage, Plan, Result, VoidAck
 from fedvlm_secure.store.private_files import private_folder, write_whole
-from fedvlm_secure.types import Entropy, Secret
+from fedvlm_secure.types import Digest, Entropy, Secret
 from node.keystore import Keystore
 
 SALT_FILE = "audit.salt"
 _SALT_BYTES = 32
 _OVER = ("run/finished", "run/aborted")
+_NEW_EPOCH = "NEW_EPOCH"
 
 
 class NodeAuditLog:
@@ -60,6 +61,7 @@ class NodeAuditLog:
         self._policy, self._memory, self._purse, self._wall_s = policy, memory, purse, wall_s
         self._population = salted_population(_salt(state, entropy), population)
         self._chain: AuditChain | None = None
+        self._run_hash: Digest | None = None
         self._plan: Plan | None = None
 
     def before(self) -> None:
@@ -108,16 +110,19 @@ class NodeAuditLog:
             return
         finished, aborted = (self._memory.journal.get(key) is not None for key in _OVER)
         outcome: Literal["finished", "aborted", "left"] = "finished" if finished else "aborted" if aborted else "left"
+        self._write_end(chain, chain.start, outcome, "" if finished else code)
+
+    @staticmethod
+    def _write_end(chain: AuditChain, start: Start, outcome: Literal["finished", "aborted", "left"], code: str) -> None:
         charged = charged_so_far([one.spending for one in chain.rounds])
         known = [one.model_after for one in chain.rounds if one.model_after is not None]
-        terms = chain.start.privacy
         chain.append(
             End(
                 outcome=outcome,
-                code="" if finished else code,
+                code=code,
                 rounds_closed=len(chain.rounds),
                 model=known[-1] if known else None,
-                epsilon_two_hospitals=None if terms is None else at_two_hospitals(terms, charged),
+                epsilon_two_hospitals=None if start.privacy is None else at_two_hospitals(start.privacy, charged),
             )
         )
 
@@ -125,13 +130,19 @@ class NodeAuditLog:
         """The chain of the run that the journal is in; None for one that was over before records were kept."""
         manifest = self._memory.manifest
         run = manifest.run_id.hex()
-        if self._chain is None or self._chain.run != run:
+        if self._chain is None or self._run_hash != manifest.run_hash:
+            if self._chain is not None and self._chain.start is not None and not self._is_final(self._chain):
+                self._write_end(self._chain, self._chain.start, "aborted", _NEW_EPOCH)
             folder = self._state / "runs" / run
+            if manifest.start_epoch:  # each membership has its own records, with its own roster
+                folder = folder / f"epoch-{manifest.start_epoch}"
             over = any(self._memory.journal.get(key) is not None for key in _OVER)
             if over and not (folder / FILE_NAME).exists():
                 return None
             private_folder(self._state / "runs")
+            private_folder(self._state / "runs" / run)
             private_folder(folder)
+            self._run_hash = manifest.run_hash
             write_whole(folder / ROSTER_NAME, format_roster(self._roster))
             self._chain = AuditChain(
                 folder / FILE_NAME,

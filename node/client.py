@@ -178,7 +178,7 @@ class Link:
             request = DownloadRequest(root=root, first_chunk=len(content) // CHUNK_BYTES)
             for raw in channel.unary_stream(DOWNLOAD, None, None)(self._sent.control(to_wire(request))):
                 chunk = from_wire(Chunk, raw)
-                if chunk.index * CHUNK_BYTES != len(content):
+                if chunk.index * CHUNK_BYTES != len(content) or not chunk.content:  # empty ones could go on for ever
                     self._partial = None
                     raise PeerViolation("CHUNK_ORDER", "an attachment's chunks came out of order", "connect again")
                 if len(content) + len(chunk.content) > self._max_attachment_bytes:

@@ -21,10 +21,11 @@ from fedvlm_secure.policy.privacy import DpSgd, NoPrivacy
 from fedvlm_secure.policy.private_release import resolve_noise_multiplier
 from fedvlm_secure.policy.schema import DEFAULT_BATCH_SIZE, Policy
 from fedvlm_secure.types import Entropy
+from node.withdrawn import consent_of, without_withdrawn
 
 if TYPE_CHECKING:
     from fedvlm_secure.train.noised import NoisedTraining
-    from fedvlm_secure.train.session import LocalTraining
+    from fedvlm_secure.train.session import LocalTraining, Tuning
     from fedvlm_secure.vlm.data.rows import HospitalData
 
 DEFAULT_MICROBATCH = 128
@@ -40,24 +41,15 @@ def build_training(policy: Policy, config: NodeConfig) -> LocalTraining:
     """
     import torch
 
-    from fedvlm_secure.train.session import LocalTraining, Tuning
+    from fedvlm_secure.train.session import LocalTraining
     from fedvlm_secure.train.settings import LocalSettings
-    from fedvlm_secure.vlm.adapters import LoraSettings
-    from fedvlm_secure.vlm.base import shipped_base
     from fedvlm_secure.vlm.contract import Contract
 
     _refuse_unused(policy, config)
     torch.set_num_threads(config.threads)
     model, contract, local = policy.model, policy.contract, policy.local
-    base_dir = config.base if config.base is not None else shipped_base(_base_name(policy))
     return LocalTraining(
-        Tuning(
-            base_dir=base_dir,
-            base_sha256=model.base.sha256,
-            strategy="connector+lora" if model.strategy == "two-stage" else model.strategy,
-            lora=LoraSettings(r=model.lora.r, alpha=model.lora.alpha, factors=model.lora.factors),
-            seed=model.seed,
-        ),
+        _tuning(policy, config),
         Contract(
             prompt=contract.prompt,
             image_size=contract.image_size,
@@ -86,6 +78,36 @@ def build_training(policy: Policy, config: NodeConfig) -> LocalTraining:
     )
 
 
+def trained_values(policy: Policy, config: NodeConfig) -> int:
+    """d: how many values the policy trains in this hospital's copy of the base. No data is read.
+
+    Raises:
+        ModelError: the base is missing, is another one, or cannot be tuned as the policy asks.
+        PolicyError: BASE_PATH.
+    """
+    from fedvlm_secure.vlm.adapters import TunedModel
+    from fedvlm_secure.vlm.base import load_base
+
+    tuning = _tuning(policy, config)
+    base = load_base(tuning.base_dir, sha256=tuning.base_sha256)
+    return TunedModel(base, strategy=tuning.strategy, lora=tuning.lora, seed=tuning.seed).layout.dimension
+
+
+def _tuning(policy: Policy, config: NodeConfig) -> Tuning:
+    from fedvlm_secure.train.session import Tuning
+    from fedvlm_secure.vlm.adapters import LoraSettings
+    from fedvlm_secure.vlm.base import shipped_base
+
+    model = policy.model
+    return Tuning(
+        base_dir=config.base if config.base is not None else shipped_base(_base_name(policy)),
+        base_sha256=model.base.sha256,
+        strategy="connector+lora" if model.strategy == "two-stage" else model.strategy,
+        lora=LoraSettings(r=model.lora.r, alpha=model.lora.alpha, factors=model.lora.factors),
+        seed=model.seed,
+    )
+
+
 def with_mechanism(
     policy: Policy, config: NodeConfig, training: LocalTraining, entropy: Entropy
 ) -> LocalTraining | NoisedTraining:
@@ -97,7 +119,7 @@ def with_mechanism(
     Raises:
         PolicyError: PATIENTS_MISMATCH, EPSILON_EXCEEDED, EPSILON_UNREACHABLE, MICROBATCH.
     """
-    from fedvlm_secure.train.noised import NoisedTraining
+    from fedvlm_secure.train.noised import NoisedTraining, ScoreSchedule
     from fedvlm_secure.train.private_settings import PrivateSettings
 
     privacy = policy.privacy
@@ -125,18 +147,25 @@ def with_mechanism(
         schedule=policy.local.schedule,
         rounds=policy.rounds,
         mu=policy.algorithm.mu if isinstance(policy.algorithm, FedProx) else 0.0,
+        connector_rounds=policy.model.connector_rounds,
         microbatch=microbatch,
     )
-    return NoisedTraining(training, settings, entropy)
+    schedule = ScoreSchedule(policy.contract.tasks, lambda number: policy.releases_scores(number - 1))
+    return NoisedTraining(training, settings, entropy, schedule if policy.evaluation.is_noised else None)
 
 
 def load_data(policy: Policy, config: NodeConfig) -> HospitalData:
-    """This hospital's rows and pictures, whichever source its file names.
+    """This hospital's rows and pictures, whichever source its file names, without patients who withdrew.
 
     Raises:
         DataError: they cannot be read or do not fit.
         PolicyError: PHANTOM_SITE.
+        StorageError: the ledger, which knows who withdrew, is in doubt.
     """
+    return without_withdrawn(_load(policy, config), consent_of(config))
+
+
+def _load(policy: Policy, config: NodeConfig) -> HospitalData:
     from fedvlm_secure.vlm.data.jsonl import load_jsonl
     from fedvlm_secure.vlm.data.phantoms import SITES, draw_hospital
 

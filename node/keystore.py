@@ -1,6 +1,7 @@
 """Keystore: a hospital's TLS key, Ed25519 identity, certificate and pinned roster. Private keys stay in it.
 
 STATE/keys/        tls.key.pem identity.key.pem node.json
+STATE/keys/renewal-N/  the same again, made by `fedvlm-node renew`; in use once the pinned roster names them
 STATE/tls/         node.pem ca.pem
 STATE/roster.toml  the pinned roster
 """
@@ -13,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
@@ -32,16 +33,17 @@ _INIT_HINT = "run `fedvlm-node init` first, or name its folder with --state"
 
 @dataclass(frozen=True)
 class Keystore:
-    """An opened keystore."""
+    """An opened keystore. `keys` is the folder of the keys in use: those that the pinned roster names."""
 
     state: Path
     node: NodeId
+    keys: Path
     identity: ed25519.Ed25519PrivateKey = field(repr=False)
     _tls_key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @property
     def tls_key_path(self) -> Path:
-        return self.state / "keys" / "tls.key.pem"
+        return self.keys / "tls.key.pem"
 
     @property
     def certificate_path(self) -> Path:
@@ -59,11 +61,17 @@ class Keystore:
     def spki_sha256(self) -> Digest:
         return identity.spki_sha256(self._tls_key.public_key())
 
-    def join_request(self) -> JoinRequest:
-        """What the hospital hands to the consortium: public keys, signed."""
+    def join_request(self, former: Keystore | None = None) -> JoinRequest:
+        """What the hospital hands to the consortium: public keys, signed, also by the `former` ones they follow."""
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.node)])
         csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(self._tls_key, hashes.SHA256())
-        return join.request(self.node, csr, self.identity)
+        return join.request(self.node, csr, self.identity, None if former is None else former.identity)
+
+    def is_named_in(self, roster: Roster) -> bool:
+        """Whether the roster has these very keys for this hospital."""
+        raw = identity.identity_bytes(self.identity.public_key())
+        own = next((member for member in roster.members if member.node == self.node), None)
+        return own is not None and own.identity == raw and own.spki_sha256 == self.spki_sha256
 
     def install(self, bundle: bytes, roster: bytes, now: datetime, *, accept_changes: bool = False) -> RosterChange:
         """Check and keep the certificate bundle and the roster that came back from the consortium.
@@ -82,9 +90,10 @@ class Keystore:
                 ROSTER_CHANGED. Nothing is written then.
             PolicyError: ROSTER_INVALID.
         """
-        certificate, ca = self._checked_bundle(bundle, now)
         new = rosters.parse_roster(roster, "the new roster")
-        self._check_membership(new)
+        named = next((one for one in _all_keys(self.state) if one.is_named_in(new)), self)
+        certificate, ca = named._checked_bundle(bundle, now)
+        named._check_membership(new)
         change = self._change(new)
         if not change.only_adds and not accept_changes:
             names = ", ".join((*change.replaced, *(f"{node} (removed)" for node in change.removed)))
@@ -105,9 +114,8 @@ class Keystore:
         return RosterChange(added=new.node_ids, removed=(), replaced=())
 
     def _check_membership(self, roster: Roster) -> None:
-        own = roster.member(self.node)
-        raw = identity.identity_bytes(self.identity.public_key())
-        if own.identity != raw or own.spki_sha256 != self.spki_sha256:
+        roster.member(self.node)
+        if not self.is_named_in(roster):
             raise IdentityError(
                 "PIN_MISMATCH",
                 f"the roster has other keys for {self.node}",
@@ -121,7 +129,10 @@ class Keystore:
             authority = ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
             uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
             own = identity.spki_sha256(identity.tls_key(certificate)) == self.spki_sha256
-        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        except (
+            *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
+            *(x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion),
+        ) as error:
             raise _foreign(self.node) from error
         if not own or not authority or ExtendedKeyUsageOID.CLIENT_AUTH not in uses:
             raise _foreign(self.node)
@@ -144,6 +155,26 @@ def create_keystore(state: Path, node: NodeId) -> Keystore:
     if (folder / "node.json").exists():
         raise StorageError("KEYS_EXIST", f"{folder} holds keys; they are never replaced", "use another --state")
     make_private_folder(state)
+    _make_keys(folder, node)
+    return open_keystore(state)
+
+
+def renew_keystore(state: Path) -> JoinRequest:
+    """Make keys that follow those in use, beside them; a renewal that no roster names yet is handed out again.
+
+    Raises:
+        IdentityError, StorageError: as `open_keystore`, or a file cannot be written.
+    """
+    present = open_keystore(state)
+    every = _all_keys(state)
+    if every[-1].keys == present.keys:
+        folder = state / "keys" / f"renewal-{len(every)}"
+        _make_keys(folder, present.node)
+        every = _all_keys(state)
+    return every[-1].join_request(former=present)
+
+
+def _make_keys(folder: Path, node: NodeId) -> None:
     make_private_folder(folder)
     # An interrupted call leaves no node.json: no key of it was used yet, so the next one starts over.
     for name, key in (
@@ -153,28 +184,44 @@ def create_keystore(state: Path, node: NodeId) -> Keystore:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_private(folder / f"{name}.key.pem", pem)
     write_private(folder / "node.json", (json.dumps({"version": 1, "id": node}) + "\n").encode("ascii"), fresh=True)
-    return open_keystore(state)
 
 
 def open_keystore(state: Path) -> Keystore:
-    """Open what `create_keystore` made.
+    """Open what `create_keystore` made, or what `renew_keystore` added where the pinned roster names it.
 
     Raises:
         StorageError: FILE_MISSING, nothing is there.
         IdentityError: KEYS_DAMAGED, or KEY_FILE_OPEN when others on the machine can read a key.
+        PolicyError: ROSTER_INVALID, after a renewal.
     """
-    folder = state / "keys"
+    every = _all_keys(state)
+    if len(every) == 1 or not every[0].roster_path.exists():
+        return every[0]
+    pinned = rosters.load_roster(every[0].roster_path)
+    return next((one for one in every if one.is_named_in(pinned)), every[0])
+
+
+def _all_keys(state: Path) -> list[Keystore]:
+    """The first keys, then every completed renewal in order."""
+    folders, number = [state / "keys"], 1
+    while (state / "keys" / f"renewal-{number}" / "node.json").exists():
+        folders.append(state / "keys" / f"renewal-{number}")
+        number += 1
+    return [_open_keys(state, folder) for folder in folders]
+
+
+def _open_keys(state: Path, folder: Path) -> Keystore:
     try:
         node = node_id(json.loads(read_file(folder / "node.json", missing_hint=_INIT_HINT))["id"])
         tls_key, signing_key = (
             load_pem_private_key(read_private(folder / f"{name}.key.pem", missing_hint=_INIT_HINT), password=None)
             for name in ("tls", "identity")
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, UnsupportedAlgorithm) as error:
         raise _damaged(folder) from error
     if not isinstance(tls_key, ec.EllipticCurvePrivateKey) or not isinstance(signing_key, ed25519.Ed25519PrivateKey):
         raise _damaged(folder)
-    return Keystore(state, node, signing_key, tls_key)
+    return Keystore(state, node, folder, signing_key, tls_key)
 
 
 def _damaged(folder: Path) -> IdentityError:

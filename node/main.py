@@ -13,17 +13,18 @@ import typer
 from fedvlm_secure import console
 from fedvlm_secure.errors import IdentityError, PolicyError
 from fedvlm_secure.policy import feasibility
-from fedvlm_secure.policy.explain import explain
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.loading import read_policy
 from fedvlm_secure.policy.private_file import read_file, write_public
 from fedvlm_secure.policy.roster import Roster, load_roster, parse_roster
 from fedvlm_secure.types import NodeId, node_id
 from node import approvals as approved
+from node.approval_view import approval_view, usual_config
 from node.check_commands import add_checks
 from node.keystore import create_keystore, open_keystore
 from node.kill_commands import add_kill_switch
 from node.ledger_commands import ledger_app
+from node.renew_commands import add_renewal
 
 PROGRAM = "fedvlm-node"
 app = typer.Typer(
@@ -104,6 +105,9 @@ def install(
 def approve(
     policy: Annotated[Path, typer.Argument(help="The policy's YAML file.")],
     state: State = DEFAULT_STATE,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="This hospital's node.yaml; ./node.yaml where it is of this state.")
+    ] = None,
     expected: Annotated[str, typer.Option("--hash", help="Approve only if the policy has this hash.")] = "",
     yes: Yes = False,
     as_json: AsJson = False,
@@ -121,9 +125,9 @@ def approve(
         members = load_roster(keystore.roster_path).members
         nodes = len(members)
         feasibility.check(source.policy, nodes, frozenset(member.node for member in members))
-    explanation = explain(source.policy, nodes)
+    view = approval_view(source.policy, nodes, usual_config(config, state), lambda: int(time.time()))
     if not as_json:
-        for title, lines in explanation.paragraphs:
+        for title, lines in view.explanation.paragraphs:
             console.say(title)
             for line in lines:
                 console.say(f"  - {line}")
@@ -131,7 +135,9 @@ def approve(
     _ask("Approve this policy for one run?", yes, as_json)
     approval = approved.approve(state, source, datetime.now(UTC))
     if as_json:
-        console.emit_json({"node": keystore.node, "policy": approval.name, "policy_hash": digest, "approved": True})
+        fields = {"node": keystore.node, "policy": approval.name, "policy_hash": digest, "approved": True}
+        privacy = None if view.projection is None else view.projection.as_json()
+        console.emit_json({**fields, "trained_values": view.trained_values, "privacy": privacy})
         return
     console.say(f"approved {approval.name} for one run")
 
@@ -199,6 +205,7 @@ def export(
         console.say(name)
 
 
+add_renewal(app)
 add_kill_switch(app, lambda: datetime.now(UTC))
 add_checks(app, SystemClock(), SystemEntropy(), lambda: datetime.now(UTC))
 app.add_typer(ledger_app(SystemEntropy(), lambda: int(time.time())), name="ledger")

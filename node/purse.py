@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedvlm_secure.audit.facts import PurseFacts
 from fedvlm_secure.dp.delta import default_delta
-from fedvlm_secure.dp.events import NonPrivate, SelfComposed, compose
+from fedvlm_secure.dp.events import NonPrivate, compose
 from fedvlm_secure.errors import BudgetExhausted
 from fedvlm_secure.rounds.purse import Charge
 from fedvlm_secure.types import Digest, Entropy
@@ -44,7 +44,7 @@ class LedgerPurse:
                 self._ledger.record_unprotected(charge.run_hash, self._population)
                 self._marked.add(charge.run_hash)
             return
-        self._ledger.reserve(charge.run_hash, self._population, SelfComposed(charge.event, charge.rounds))
+        self._ledger.reserve(charge.run_hash, self._population, charge.whole)
         if not self._ledger.covers(charge.run_hash, charge.event):
             balance = self._ledger.balance(self._population)
             raise BudgetExhausted(

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedvlm_secure.errors import FedvlmError, IdentityError, PeerViolation, RunAborted
+from fedvlm_secure.he.cipher import require_library
 from fedvlm_secure.layout import UpdateLayout
 from fedvlm_secure.policy.node_config import (
     NodeConfig,
@@ -29,7 +30,7 @@ from fedvlm_secure.rounds.actions import Evaluate, NodeAction, Send, Stop, Train
 from fedvlm_secure.rounds.node_memory import NodeMemory
 from fedvlm_secure.rounds.node_run import NodeRun
 from fedvlm_secure.rounds.node_self import NodeSelf
-from fedvlm_secure.secagg.messages import Abort, OpenEpoch
+from fedvlm_secure.secagg.messages import Abort, CatchUp, OpenEpoch, Plan, Result, VoidRequest
 from fedvlm_secure.secagg.record import Signer
 from fedvlm_secure.store.event_log import EventLog
 from fedvlm_secure.store.journal import SqliteJournal
@@ -41,11 +42,13 @@ from node.client import Connected, Link, Received
 from node.hospital import build_training, with_mechanism
 from node.keystore import Keystore, open_keystore
 from node.mandate import Mandate, find_mandate
+from node.masks_ahead import MasksAhead
 from node.metrics import MetricsFile
 from node.pause import KillSwitch, has_withdrawn, is_paused
 from node.purse import open_purse
 from node.traffic import SentBytes
 from node.uploader import Uploader
+from node.withdrawn import ConsentingTraining, consent_of
 from node.worker import Crashed, ScoringFailed, TrainingDone, Worker
 
 _INTERRUPTED = 130
@@ -68,7 +71,7 @@ def serve(config_path: Path, json_lines: bool, *, clock: Clock, entropy: Entropy
     Raises:
         PolicyError: node.yaml, NOT_APPROVED, or a limit.
         IdentityError: keys, certificate or roster.
-        ModelError, DataError: base or data do not fit the policy.
+        ModelError, DataError: base or data do not fit the policy, or HE_LIBRARY_MISSING.
         StorageError: STATE_IN_USE, or state or ledger cannot be read or written.
         BudgetExhausted: the privacy budget does not cover the next round; the others go on without this hospital.
         RunAborted: the run ended early, or the aggregator does not take this node; cause and hint say why.
@@ -120,6 +123,8 @@ class _Service:
         self._switch = KillSwitch(config.state)
         policy = mandate.policy
         check_cohort(config, len(roster.members))
+        if policy.protection.is_encrypted:
+            require_library()
         training = build_training(policy, config)
         purse, warning = open_purse(
             config.state,
@@ -149,6 +154,7 @@ class _Service:
                 step_norm=effective_limits(policy, config).step_norm,
                 min_nodes=max(policy.cohort.min_nodes, config.limits.min_nodes or 0),
                 purse=purse,
+                other_cohorts=config.other_cohorts == "accept",
             )
         )
         self._audit = NodeAuditLog(
@@ -164,9 +170,15 @@ class _Service:
             sent,
             max_attachment_bytes=_largest_attachment(training.layout),
         )
+        self._masks = MasksAhead()
         self._uploader = Uploader(lambda: self._link.channel, log, sent)
         self._worker = Worker(
-            with_mechanism(policy, config, training, entropy),
+            ConsentingTraining(
+                with_mechanism(policy, config, training, entropy),
+                training,
+                lambda: consent_of(config),
+                effective_limits(policy, config).min_patients,
+            ),
             self._events,
             MetricsFile(config.state),
             sent,
@@ -192,6 +204,7 @@ class _Service:
         finally:
             self._link.close()
             self._uploader.close()
+            self._masks.close()
             if not finished:
                 self._worker.abandon()
         if not finished:
@@ -212,8 +225,8 @@ class _Service:
     def _last_things(self) -> int:
         """Score the last state if that is still to be done; the run itself is over."""
         closing = self._memory.closing
-        if closing is not None and closing.round + 1 == self._mandate.policy.rounds:
-            self._act((Evaluate(closing.round + 1, self._memory.state.model, last=True),))
+        if closing is not None and closing.round + 1 == self._mandate.policy.rounds_in_all:
+            self._act((Evaluate(self._mandate.policy.rounds, self._memory.state.model, last=True),))
         self._audit.end()
         self._worker.finish()
         while not self._events.empty():
@@ -238,7 +251,7 @@ class _Service:
             case TrainingDone(round=number, update=update) if update is not None:
                 self._log.event("trained", round=number)
                 try:
-                    return self._act(self._run.trained(number, update))
+                    return self._act(self._run.trained(number, update, self._masks.take()))
                 except FedvlmError as error:
                     return self._act(self._run.training_failed(error))
             case TrainingDone(error=error) if error is not None:
@@ -256,7 +269,11 @@ class _Service:
         self._log.event("received", kind=kind)
         if isinstance(event.message, OpenEpoch):  # before anything is said in the run
             claim(self._config.state, self._mandate.policy_hash, event.message.manifest.run_hash)
+            took = {"state": "taken over"} if self._memory.takes_over else {}
+            self._log.event("epoch", epoch=event.message.epoch, round=event.message.first_round, **took)
         self._audit.after(event.message)
+        if isinstance(event.message, Plan | Result | VoidRequest | CatchUp):  # an attempt begins, or has ended
+            self._masks.follow(self._run.masks())
         return self._act(actions)
 
     def _act(self, actions: tuple[NodeAction, ...]) -> bool:

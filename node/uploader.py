@@ -1,4 +1,4 @@
-"""The vector on its way: streamed from memory, resumed at a chunk border, repeated until the aggregator holds it."""
+"""The vector on its way: streamed from the journal, resumed at a chunk border, repeated until it is held there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from fedvlm_secure.errors import PeerViolation
 from fedvlm_secure.rounds.actions import Upload
-from fedvlm_secure.secagg.merkle import CHUNK_BYTES
+from fedvlm_secure.rounds.vectors import chunk_count
 from fedvlm_secure.store.event_log import EventLog
 from fedvlm_secure.wire.codec import from_wire, to_wire
 from fedvlm_secure.wire.contract import UPLOAD
@@ -90,7 +90,7 @@ class Uploader:
                 reply = from_wire(UploadReply, raw)
                 if reply.complete:
                     self._settle(upload)
-                    self._log.event("uploaded", size_bytes=len(upload.content), chunks=reply.chunks_held)
+                    self._log.event("uploaded", size_bytes=upload.vector.size_bytes, chunks=reply.chunks_held)
                     return True
                 resume.put(reply.chunks_held)
             return False
@@ -121,7 +121,9 @@ class Uploader:
         held = resume.get()
         if held is None:
             return
-        view = memoryview(upload.content)
-        for index in range(held, -(-len(view) // CHUNK_BYTES)):
-            content = bytes(view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
+        for index in range(held, chunk_count(upload.vector)):
+            content = upload.vector.chunk(index)
+            if content is None:  # erased: the attempt is over, or the round was revealed
+                self._settle(upload)
+                return
             yield self._sent.upload(to_wire(UploadPart(chunk=Chunk(index=index, content=content))))

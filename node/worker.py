@@ -46,7 +46,7 @@ class Trainer(Protocol):
     """`train.session.LocalTraining`."""
 
     def train(self, round_number: int, difference: Float32Vector) -> Trained:
-        """One round, counted from 1."""
+        """One round, counted from 1; with the sums over test patients where a noised release is due."""
         ...
 
     def evaluate(self, difference: Float32Vector, *, limit: int | None = None) -> Scores:
@@ -65,6 +65,10 @@ class Trained(Protocol):
     def loss_sum(self) -> float: ...
     @property
     def loss_count(self) -> int: ...
+    @property
+    def right(self) -> Mapping[str, int]: ...
+    @property
+    def wrong(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +95,7 @@ class Worker:
         events: gets TrainingDone and ScoringFailed.
         limit: test questions per round; the last state is scored on all.
         every: rounds between scored states; the first and the last are always scored.
-        release: whether counts of right answers go into the protected sum.
+        release: whether exact counts of right answers go into the protected sum.
     """
 
     def __init__(
@@ -156,6 +160,8 @@ class Worker:
             loss_count=done.loss_count,
             correct={task: score.correct for task, score in counted.items()},
             total={task: score.total for task, score in counted.items()},
+            right=done.right,
+            wrong=done.wrong,
         )
         return TrainingDone(action.round, update, None)
 

@@ -174,7 +174,9 @@ def test_rooms_import_only_from_below() -> None:
 FORBIDDEN_AT_THE_AGGREGATOR = (
     "torch", "transformers", "peft", "opacus", "datasets", "tokenizers", "tenseal", "node",
     "fedvlm_secure.vlm", "fedvlm_secure.train", "fedvlm_secure.simulate",
-    "fedvlm_secure.secagg.masking", "fedvlm_secure.secagg.survivors",
+    "fedvlm_secure.secagg.masking", "fedvlm_secure.secagg.survivors", "zstandard",
+    "fedvlm_secure.he.group_secrets", "fedvlm_secure.he.cipher", "fedvlm_secure.he.tags", "fedvlm_secure.he.encryption",
+    "fedvlm_secure.he.epoch_key", "fedvlm_secure.he.verification", "fedvlm_secure.rounds.he_node",
     "fedvlm_secure.rounds.node_run", "fedvlm_secure.rounds.node_round", "fedvlm_secure.rounds.node_setup",
     "fedvlm_secure.rounds.node_memory", "fedvlm_secure.rounds.node_self",
 )  # fmt: skip

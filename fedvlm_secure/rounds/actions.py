@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedvlm_secure.errors import FedvlmError
+from fedvlm_secure.rounds.vectors import StoredVector, chunk_count
 from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage, UploadBundle
 from fedvlm_secure.types import Digest, Float32Vector, NodeId
 
@@ -19,10 +20,20 @@ class Send:
 
 @dataclass(frozen=True)
 class Upload:
-    """Node: stream this bundle and these bytes (little-endian u64 words), resuming at a chunk border."""
+    """Node: stream this bundle and this vector (little-endian u64 words), resuming at a chunk border.
+
+    A vector whose chunks are gone is not to be sent any more: its attempt is over.
+    """
+
+    __match_args__ = ("bundle", "content")
 
     bundle: UploadBundle
-    content: bytes
+    vector: StoredVector
+
+    @property
+    def content(self) -> bytes:
+        """The whole vector at once: for those who hold it in memory anyway, as a simulation does."""
+        return b"".join(self.vector.chunk(index) or b"" for index in range(chunk_count(self.vector)))
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,8 @@ class LocalUpdate:
         rows: training rows behind it (the counted weight is min(rows, cap) / cap).
         loss_sum: sum of the training loss over `loss_count` rows, >= 0.
         correct, total: per task, local test questions right and asked at the state the round started from.
+        right, wrong: per task, the same summed over test patients, each of whom counts for one patient in all, in steps
+            of 1/1024 patient (`dp.score_release`); exact here, noised before they are stored or sent.
     """
 
     update: Float32Vector
@@ -70,6 +83,8 @@ class LocalUpdate:
     loss_count: int
     correct: Mapping[str, int]
     total: Mapping[str, int]
+    right: Mapping[str, int] = field(default_factory=dict)
+    wrong: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ from enum import StrEnum
 from fedvlm_secure import canonical
 from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.rounds.closing import Closing
+from fedvlm_secure.rounds.he_terms import agreed_hash, context_in
 from fedvlm_secure.rounds.journal_records import JournalRecords
 from fedvlm_secure.secagg.messages import (
     Abort,
     Certificate,
+    DecryptRequest,
     EpochAck,
     EpochKeys,
     EpochReady,
+    HeKeys,
     KeyAdvert,
     Manifest,
     OpenEpoch,
@@ -29,7 +32,7 @@ from fedvlm_secure.secagg.messages import (
     VoidRequest,
 )
 from fedvlm_secure.secagg.record import R
-from fedvlm_secure.types import NodeId
+from fedvlm_secure.types import Digest, NodeId
 
 
 class Phase(StrEnum):
@@ -37,17 +40,22 @@ class Phase(StrEnum):
 
     GATHER = "gather"
     KEYS = "keys"
+    SEAL = "seal"
     AGREE = "agree"
     UPLOAD = "upload"
     SIGN = "sign"
     REVEAL = "reveal"
+    DECRYPT = "decrypt"
     CERTIFY = "certify"
     VOID = "void"
     DONE = "done"
     ABORTED = "aborted"
 
 
-ATTEMPT_PREFIXES = ("bundle/", "signature/", "refusal/", "reveal/", "survivors")
+ATTEMPT_PREFIXES = (
+    *("bundle/", "signature/", "refusal/", "reveal/", "survivors"),
+    *("decrypt-request", "asked", "decrypted/"),
+)
 ROUND_PREFIXES = (
     *ATTEMPT_PREFIXES,
     "result-ack/",
@@ -94,11 +102,35 @@ class AggregatorMemory(JournalRecords):
         return 0 if opened is None else opened.first_round
 
     @property
+    def known_as(self) -> tuple[bytes, ...]:
+        """Earlier run hashes of this run, one for each membership that it had."""
+        raw = self.journal.get("known-as")
+        return () if raw is None else tuple(canonical.decode(raw))
+
+    @property
+    def epoch_wanted(self) -> bool:
+        """The coordinator asked for another membership while a round was being closed."""
+        return self.journal.get("epoch-wanted") is not None
+
+    @property
     def keys(self) -> EpochKeys:
         keys = self.record(EpochKeys, "keys")
         if keys is None:
             raise ValueError("no epoch keys")
         return keys
+
+    @property
+    def he_keys(self) -> HeKeys | None:
+        """The maker's announcement, in homomorphic mode."""
+        return self.record(HeKeys, "he-keys")
+
+    @property
+    def agreed_roster(self) -> Digest:
+        """What the n acknowledgements of the epoch stand under; see `NodeMemory.agreed_roster`."""
+        roster_hash, announced = self.keys.roster_hash, self.he_keys
+        if announced is None:
+            return roster_hash
+        return agreed_hash(roster_hash, context_in(announced, self.manifest, roster_hash))
 
     @property
     def ready(self) -> EpochReady | None:
@@ -170,6 +202,20 @@ class AggregatorMemory(JournalRecords):
     @property
     def reveals(self) -> dict[NodeId, Reveal]:
         return self._by_node(Reveal, "reveal/")
+
+    @property
+    def decrypt_request(self) -> DecryptRequest | None:
+        return self.record(DecryptRequest, "decrypt-request")
+
+    @property
+    def asked(self) -> frozenset[NodeId]:
+        """Who was asked to decrypt in this attempt."""
+        return self._names("asked")
+
+    @property
+    def decrypted(self) -> dict[NodeId, UploadBundle]:
+        """The headers of the sums that nodes decrypted in this attempt."""
+        return self._by_node(UploadBundle, "decrypted/")
 
     @property
     def result(self) -> Result | None:

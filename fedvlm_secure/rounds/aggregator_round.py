@@ -9,6 +9,7 @@ import numpy as np
 
 from fedvlm_secure import canonical
 from fedvlm_secure.errors import PeerViolation, UnexpectedMessage
+from fedvlm_secure.ring.vector import VectorFormat
 from fedvlm_secure.rounds.aggregator_memory import (
     ATTEMPT_PREFIXES,
     ROUND_PREFIXES,
@@ -18,9 +19,12 @@ from fedvlm_secure.rounds.aggregator_memory import (
 )
 from fedvlm_secure.rounds.aggregator_self import AggregatorSelf
 from fedvlm_secure.rounds.closing import Closing, next_state
+from fedvlm_secure.rounds.he_aggregator import EncryptedRound
+from fedvlm_secure.rounds.he_terms import is_masked, upload_words
+from fedvlm_secure.rounds.participation import PATTERN_CODE
 from fedvlm_secure.rounds.terms import cohort_of, context_of, totals, vector_of
 from fedvlm_secure.secagg.headers import check_header
-from fedvlm_secure.secagg.merkle import chunk_root, leaf_hash, tree_path, tree_root
+from fedvlm_secure.secagg.merkle import chunk_root, tree_path, tree_root
 from fedvlm_secure.secagg.messages import (
     Certificate,
     DealtShares,
@@ -55,6 +59,16 @@ class AggregatorRound:
         return context_of(self.own.memory.plan, self.own.memory.manifest)
 
     @property
+    def _vector(self) -> VectorFormat:
+        memory = self.own.memory
+        return vector_of(memory.manifest, closing=self.own.policy.is_closing(memory.plan.round))
+
+    @property
+    def _upload_words(self) -> int:
+        memory = self.own.memory
+        return upload_words(memory.manifest, closing=self.own.policy.is_closing(memory.plan.round))
+
+    @property
     def protected(self) -> bool:
         return self.own.memory.manifest.protection != "none"
 
@@ -69,9 +83,12 @@ class AggregatorRound:
         memory = self.own.memory
         excluded, awaited = set(memory.excluded), set(memory.awaited)
         for refusal in memory.refusals.values():
-            (awaited if refusal.code == "SURVIVORS_TOO_CLOSE" else excluded).update(refusal.nodes)
+            missing = set(refusal.nodes) - set(memory.survivors)  # others that a history names are too many in S
+            (awaited if refusal.code in ("SURVIVORS_TOO_CLOSE", PATTERN_CODE) else excluded).update(missing)
+            excluded.update(set(refusal.nodes) - missing)
         plan = memory.plan
         self.own.spool.discard(self.ctx)
+        EncryptedRound(self.own).discard()
         puts = {"excluded": encode_names(excluded), "awaited": encode_names(awaited - excluded)}
         self._open(plan.round, plan.attempt + 1, memory.under(*ATTEMPT_PREFIXES), puts)
 
@@ -80,7 +97,7 @@ class AggregatorRound:
         closing = memory.closing
         plan = self.own.signer.sign(
             Plan,
-            roster_hash=memory.keys.roster_hash,
+            roster_hash=memory.agreed_roster,
             round=round_number,
             attempt=attempt,
             state_hash=closing.state_hash,
@@ -99,7 +116,7 @@ class AggregatorRound:
             PeerViolation: BAD_HEADER, BAD_UPLOAD, BAD_SIGNATURE, or no upload is expected now.
         """
         memory = self.own.memory
-        header, words = bundle.header, vector_of(memory.manifest).words
+        header, words = bundle.header, self._upload_words
         if header.node != node:
             raise PeerViolation("BAD_UPLOAD", f"{node} uploads in the name of {header.node}", "")
         known = memory.bundles.get(node)
@@ -114,6 +131,7 @@ class AggregatorRound:
                 cohort=cohort_of(memory.manifest),
                 words=words,
                 identities=self.own.identities,
+                deals=is_masked(memory.manifest),
             )
             self._check_dealt(bundle)
         elif header.ctx != self.ctx or header.words != words:
@@ -122,6 +140,10 @@ class AggregatorRound:
 
     def _check_dealt(self, bundle: UploadBundle) -> None:
         header, n = bundle.header, len(self.own.memory.manifest.nodes)
+        if not is_masked(self.own.memory.manifest):
+            if bundle.sealed or bundle.holder_digests:
+                raise PeerViolation("BAD_UPLOAD", f"{header.node} deals shares although its update is encrypted", "")
+            return
         hashes = tuple(hashlib.sha256(blob).digest() for blob in bundle.sealed)
         fits = (
             len(bundle.holder_digests) == n
@@ -142,10 +164,7 @@ class AggregatorRound:
         memory = self.own.memory
         if node in memory.uploaded:
             return
-        leaves, held_bytes = [], 0
-        for chunk in self.own.spool.chunks(self.ctx, node):
-            leaves.append(leaf_hash(chunk))
-            held_bytes += len(chunk)
+        held_bytes, leaves = self.own.spool.hashed(self.ctx, node)
         if held_bytes != expected_bytes or tree_root(leaves) != bundle.header.tree_root:
             self.own.spool.discard(self.ctx, node)
             raise PeerViolation("BAD_UPLOAD", f"the vector of {node} is not the one it signed", "it may upload again")
@@ -167,7 +186,7 @@ class AggregatorRound:
         cohort = cohort_of(self.own.memory.manifest)
         bundles = self.survivor_bundles()
         dealt = []
-        for dealer, bundle in bundles.items():
+        for dealer, bundle in bundles.items() if is_masked(self.own.memory.manifest) else ():
             sealed = b"" if dealer == holder else bundle.sealed[cohort.peers(dealer).index(holder)]
             path = tree_path(bundle.holder_digests, cohort.index[holder])
             dealt.append(DealtShares(sealed=sealed, path=path))
@@ -221,14 +240,18 @@ class AggregatorRound:
         memory = self.own.memory
         unmasking = self.unmasking()
         vectors = {node: self.own.spool.chunks(self.ctx, node) for node in unmasking.survivors}
-        total = unmasking.sum_masked(vectors, vector_of(memory.manifest).words)
+        total = unmasking.sum_masked(vectors, self._vector.words)
         if self.protected:
             reveals = memory.reveals
-            unmasking.remove_masks(total, [reveals[node] for node in sorted(reveals)])
+            chosen = [reveals[node] for node in sorted(reveals)]
+            unmasking.remove_masks(total, chosen, pool=self.own.pool, parts=self.own.parts)
         return total
 
-    def publish(self, total: Words) -> None:
+    def publish(self, total: Words, content: bytes | memoryview | None = None) -> None:
         """R4: the server step, then the signed result; both are journalled before anybody hears of them.
+
+        Args:
+            content: what is published, if it is more than the sum's words.
 
         Raises:
             PeerViolation: BAD_SUM, a check word does not fit (a fault in memory or keystream somewhere).
@@ -241,7 +264,8 @@ class AggregatorRound:
             )
         except ValueError as error:
             raise PeerViolation("BAD_SUM", f"the sum of round {plan.round} does not unpack: {error}", "") from error
-        content = total.astype("<u8", copy=False).tobytes()
+        if content is None:
+            content = total.astype("<u8", copy=False).data.cast("B")
         result = self.own.signer.sign(
             Result,
             run_hash=memory.manifest.run_hash,
@@ -254,7 +278,7 @@ class AggregatorRound:
         self.own.blobs.put(result.sum_root, content)
         digests = _digests(before=memory.closing.state_hash, after=state.digest, result=result.digest)
         summary = canonical.encode(
-            {**self._summary(total, scalars, state.model - memory.state.model), "ctx": result.ctx.hex(), **digests}
+            {**self._summary(scalars, state.model - memory.state.model), "ctx": result.ctx.hex(), **digests}
         )
         puts: dict[str, bytes | Record] = {
             "result": result,
@@ -264,7 +288,7 @@ class AggregatorRound:
         }
         memory.commit(puts)
 
-    def _summary(self, total: Words, scalars: dict[str, int], step: Float32Vector) -> dict[str, object]:
+    def _summary(self, scalars: dict[str, int], step: Float32Vector) -> dict[str, object]:
         memory = self.own.memory
         plan = memory.plan
         return {
@@ -273,10 +297,11 @@ class AggregatorRound:
             "void": False,
             "survivors": list(memory.survivors),
             "dropped": list(cohort_of(memory.manifest).dropped(memory.survivors)),
-            "upload_bytes": len(total) * 8,
-            "plain_bytes": memory.manifest.dimension * 4,
+            "upload_bytes": self._upload_words * 8,
+            "plain_bytes": self._vector.dimension * 4,
             "step_norm": float(np.linalg.norm(step.astype(np.float64))),
-            **totals(scalars),
+            **EncryptedRound(self.own).summary(),
+            **totals(self.own.policy, scalars, round_number=plan.round, contributors=len(memory.survivors)),
         }
 
     def request_void(self) -> None:
@@ -299,7 +324,11 @@ class AggregatorRound:
             PeerViolation: BAD_ACK.
         """
         result = self.own.memory.result
-        if result is None or message.result_hash != result.digest or message.state_hash != result.state_hash:
+        if (
+            result is None
+            or (message.run_hash, message.round) != (result.run_hash, result.round)
+            or (message.result_hash, message.state_hash) != (result.digest, result.state_hash)
+        ):
             raise PeerViolation("BAD_ACK", f"{message.node} acknowledges another result", "")
         self.own.memory.commit({f"result-ack/{message.node}": message})
 
@@ -334,6 +363,7 @@ class AggregatorRound:
         puts: dict[str, bytes | Record] = {"certificate": certificate, "closing": closing, "state": state.to_bytes()}
         memory.commit({**puts, summary_key(closing.round): summary})
         self.own.spool.discard(ctx)
+        EncryptedRound(self.own).discard()
         content = state.to_bytes()
         root = chunk_root(content)
         self.own.blobs.put(root, content)

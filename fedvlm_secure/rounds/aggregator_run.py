@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable
 from fedvlm_secure.errors import FedvlmError, PeerViolation, RunAborted, UnexpectedMessage
 from fedvlm_secure.rounds.actions import Outbox, ToNode
 from fedvlm_secure.rounds.aggregator_memory import Phase
-from fedvlm_secure.rounds.aggregator_messages import phase_messages
+from fedvlm_secure.rounds.aggregator_messages import abort_message, phase_messages
 from fedvlm_secure.rounds.aggregator_round import AggregatorRound
 from fedvlm_secure.rounds.aggregator_self import AggregatorSelf
 from fedvlm_secure.rounds.aggregator_setup import AggregatorSetup
+from fedvlm_secure.rounds.gathering import NEW_EPOCH, Gathering
+from fedvlm_secure.rounds.he_aggregator import ChunkCheck, EncryptedRound
+from fedvlm_secure.rounds.he_opening import Decryption
 from fedvlm_secure.rounds.presence import RECONNECT_S, Presence
 from fedvlm_secure.rounds.progress import describe_progress
 from fedvlm_secure.secagg.merkle import chunk_root
@@ -19,6 +22,7 @@ from fedvlm_secure.secagg.messages import (
     AggregatorMessage,
     CatchUp,
     EpochAck,
+    HeKeys,
     Hello,
     KeyAdvert,
     NodeMessage,
@@ -50,10 +54,11 @@ class AggregatorRun:
         self._setup = AggregatorSetup(own)
         self._round = AggregatorRound(own)
         self._presence = Presence(float(own.policy.cohort.deadline), own.identities, now_s)
-        self._started_s = now_s
+        self._encrypted, self._decryption = EncryptedRound(own), Decryption(own, self._presence, self._round)
         self._phase_s = now_s  # when the present phase began
         self._certified_s: float | None = None
-        self._greeted: dict[NodeId, Hello] = {}
+        self._gathering = Gathering(own, self._setup, now_s)
+        self._greeted = self._gathering.greeted
         self._closed: dict[NodeId, int] = {}  # last round each greeted node is known to have closed
 
     @property
@@ -73,7 +78,7 @@ class AggregatorRun:
 
     def progress(self) -> dict[str, object]:
         """Phase, round, who is there, a summary per closed round: JSON-able, no secrets, no update."""
-        return describe_progress(self._own.memory, self._own.policy.rounds, self._presence.connected_nodes())
+        return describe_progress(self._own.memory, self._own.policy.rounds_in_all, self._presence.connected_nodes())
 
     def connected(self, node: NodeId, now_s: float) -> Outbox:
         """A roster member's session opened; it will say Hello."""
@@ -82,7 +87,7 @@ class AggregatorRun:
 
     def disconnected(self, node: NodeId, now_s: float) -> Outbox:
         """A session ended."""
-        self._greeted.pop(node, None)
+        self._gathering.gone(node)
         self._presence.disconnected(node, now_s)
         return self._advance(now_s)
 
@@ -102,11 +107,37 @@ class AggregatorRun:
             "RUN_ENDED", "the coordinator ended the run", "the last certified model is kept; a new run needs approvals"
         )
 
+    def new_epoch(self) -> Outbox:
+        """The coordinator wants another membership: after the round under way, or at once where none is.
+
+        A round that has an upload is brought to its end: hospitals that uploaded or signed in it refuse most other
+        cohorts and sets from the same model. If it cannot be, for want of hospitals, it is abandoned, without a sum.
+        Nodes whose approval this run used up are told to leave; they come back with a new one.
+
+        Raises:
+            RunAborted: NO_RUN, nothing is under way that could go on.
+        """
+        phase, memory = self.phase, self._own.memory
+        if self.finished or memory.opened is None:
+            raise RunAborted("NO_RUN", "no run is under way that could go on", "serve without --new-epoch")
+        if phase is Phase.GATHER:
+            return ()
+        untouched = phase is Phase.UPLOAD and not memory.uploaded
+        if not untouched and phase not in (Phase.KEYS, Phase.SEAL, Phase.AGREE):
+            memory.commit({"epoch-wanted": b"1"})
+            return ()
+        return self._gathering.again(NEW_EPOCH)
+
     def check_upload(self, node: NodeId, bundle: UploadBundle) -> int:
         """Bytes of the vector to expect, checked before anything is stored. See AggregatorRound.check_upload."""
         if self._own.memory.opened is None or self._own.memory.journal.get("plan") is None:
             raise UnexpectedMessage("an upload before the first plan")
-        return self._round.check_upload(node, bundle)
+        steps = self._encrypted if self._encrypted.is_sum(bundle) else self._round
+        return steps.check_upload(node, bundle)
+
+    def chunk_check(self, bundle: UploadBundle) -> ChunkCheck | None:
+        """What each chunk of a checked upload must stand as it comes. See EncryptedRound.chunk_check."""
+        return self._encrypted.chunk_check(bundle)
 
     def receive(self, node: NodeId, message: NodeMessage, now_s: float) -> Outbox:
         """Answer one message of an authenticated node.
@@ -135,11 +166,15 @@ class AggregatorRun:
         match self.phase, message:
             case Phase.KEYS, KeyAdvert():
                 self._setup.advert(message)
+            case Phase.SEAL, HeKeys():
+                self._setup.he_keys(message)
             case Phase.AGREE, EpochAck():
                 self._setup.epoch_ack(message)
+            case Phase.DECRYPT, UploadBundle() if self._encrypted.is_sum(message):
+                self._encrypted.decrypted(message)
             case ((Phase.UPLOAD | Phase.SIGN | Phase.REVEAL), UploadBundle()):
                 self._round.uploaded(message.header.node, message)
-            case ((Phase.SIGN | Phase.REVEAL), SurvivorSignature()):
+            case ((Phase.SIGN | Phase.REVEAL | Phase.DECRYPT), SurvivorSignature()):
                 self._round.signature(message)
                 if self.phase is Phase.REVEAL:
                     return (ToNode(message.node, self._round.reveal_request()),)
@@ -157,26 +192,33 @@ class AggregatorRun:
 
     def _hello(self, hello: Hello) -> Outbox:
         error = self._setup.check_hello(hello)
+        if error is not None and self._gathering.may_wait(hello, error.code):
+            return ()
         if error is not None:
-            return (ToNode(hello.node, Abort(code=error.code, cause=error.cause, hint=error.hint)),)
+            return (ToNode(hello.node, abort_message(error.code, error.cause, error.hint)),)
         self._greeted[hello.node] = hello
-        self._closed[hello.node] = hello.closed_round
+        self._closed[hello.node] = hello.closed_round if self._setup.knows(hello.run_hash) else -1
         return self._owed(hello.node)
 
     def _owed(self, node: NodeId) -> Outbox:
         """What a node that just said Hello has to be told to take its place again."""
         memory, phase = self._own.memory, self.phase
         out: list[AggregatorMessage] = []
-        if phase in (Phase.KEYS, Phase.AGREE) and memory.opened is not None:
-            out.append(memory.opened)
-        if phase is Phase.AGREE:
-            out.append(memory.keys)
-        if phase in (Phase.GATHER, Phase.KEYS, Phase.AGREE):
-            return tuple(ToNode(node, message) for message in out)
+        if phase in (Phase.SEAL, Phase.AGREE):
+            out += [memory.keys, *([memory.he_keys] if memory.he_keys is not None else [])]
+        if phase in (Phase.GATHER, Phase.KEYS, Phase.SEAL, Phase.AGREE):
+            opening = () if phase is Phase.GATHER else (*self._rekey_catch_up(node), *self._gathering.opening([node]))
+            return (*opening, *(ToNode(node, message) for message in out))
         if memory.ready is not None and self._closed[node] < memory.opened_at:
             out.append(memory.ready)
-        head = tuple(ToNode(node, message) for message in out)
-        return (*head, *self._catch_up(node), *phase_messages(self._own.memory, self._round, [node]))
+        return (*(ToNode(node, m) for m in out), *self._catch_up(node), *phase_messages(memory, self._round, [node]))
+
+    def _rekey_catch_up(self, node: NodeId) -> Outbox:
+        """A node that missed the closing before an epoch has to close that round before it can open the epoch."""
+        certificate = self._own.memory.certificate
+        if certificate is None or self._greeted[node].run_hash != bytes(certificate.run_hash):
+            return ()
+        return self._catch_up(node)
 
     def _catch_up(self, node: NodeId) -> Outbox:
         memory = self._own.memory
@@ -187,6 +229,8 @@ class AggregatorRun:
         return (ToNode(node, CatchUp(certificate=memory.certificate), root),)
 
     def _broadcast(self) -> Outbox:
+        if self.phase is Phase.KEYS:
+            return self._gathering.opening(sorted(self._greeted))
         return phase_messages(self._own.memory, self._round, sorted(self._greeted))
 
     def _advance(self, now_s: float) -> Outbox:
@@ -194,10 +238,12 @@ class AggregatorRun:
         steps: dict[Phase, Callable[[float], Outbox | None]] = {
             Phase.GATHER: self._gather,
             Phase.KEYS: self._keys,
+            Phase.SEAL: self._seal,
             Phase.AGREE: self._agree,
             Phase.UPLOAD: self._upload,
             Phase.SIGN: self._sign,
             Phase.REVEAL: self._reveal,
+            Phase.DECRYPT: lambda now_s: self._decryption.step(now_s, self._phase_s, sorted(self._greeted)),
             Phase.CERTIFY: self._certify,
             Phase.VOID: self._void,
         }
@@ -206,21 +252,24 @@ class AggregatorRun:
             try:
                 told = step(now_s)
             except (FedvlmError, BadDealer) as error:
-                told = self._abort(error.code, error.cause, error.hint)
+                told = self._fail(error.code, error.cause, error.hint)
             if told is None:
                 break
             self._phase_s = now_s
             out += told
         return tuple(out)
 
+    def _fail(self, code: str, cause: str, hint: str) -> Outbox:
+        """What cannot go on ends the run; the set-up of a later epoch is only tried again, from the same state."""
+        opened, phase = self._own.memory.opened, self.phase
+        later = opened is not None and (phase is Phase.GATHER or opened.epoch > 0)
+        if later and phase in (Phase.GATHER, Phase.KEYS, Phase.AGREE):
+            return self._gathering.again(abort_message(code, cause, hint))
+        return self._abort(code, cause, hint)
+
     def _gather(self, now_s: float) -> Outbox | None:
-        policy, there = self._own.policy, len(self._greeted)
-        if there < len(self._own.identities):
-            if now_s - self._started_s < policy.cohort.setup_deadline:
-                return None
-            if there < policy.cohort.min_nodes:
-                cause = f"{there} hospitals came within the set-up deadline, {policy.cohort.min_nodes} are needed"
-                return self._abort("COHORT_TOO_SMALL", cause, "start the hospitals' nodes, then the aggregator again")
+        if not self._gathering.is_complete(now_s):
+            return None
         self._setup.open_run(self._greeted)
         return self._broadcast()
 
@@ -228,6 +277,10 @@ class AggregatorRun:
         if self._setup.relay_keys():
             return self._broadcast()
         return self._check_setup(now_s, self._own.memory.adverts)
+
+    def _seal(self, now_s: float) -> Outbox | None:
+        others = self._own.memory.manifest.nodes[1:]  # the first one makes the key
+        return self._broadcast() if self._setup.relay_he_keys() else self._check_setup(now_s, others)
 
     def _agree(self, now_s: float) -> Outbox | None:
         if not self._setup.agree():
@@ -242,10 +295,10 @@ class AggregatorRun:
         if now_s - self._phase_s < self._own.policy.cohort.setup_deadline:
             return None
         missing = sorted(set(self._own.memory.manifest.nodes) - set(answered))
-        return self._abort(
+        return self._fail(
             "SETUP_INCOMPLETE",
             f"{', '.join(missing)} did not complete the set-up",
-            "look at these hospitals' logs: they left, or refused what they were shown; then start a new run",
+            "look at these hospitals' logs: they left, or refused what they were shown; then approve and start again",
         )
 
     def _upload(self, now_s: float) -> Outbox | None:
@@ -258,38 +311,33 @@ class AggregatorRun:
         if len(uploaded) >= memory.manifest.min_survivors and memory.awaited <= uploaded:
             self._round.fix_survivors()
             return self._broadcast() if self._round.protected else ()
-        needed = [node for node in missing if node in memory.awaited] or missing
+        needed = sorted(memory.awaited - uploaded) or missing
         if any(presence.silence_s(node, now_s) < self._own.policy.cohort.deadline for node in needed):
             return None
         cause = f"round {memory.plan.round} has {len(uploaded)} uploads and misses {', '.join(needed) or 'nobody'}"
+        if memory.epoch_wanted:
+            return self._gathering.again(NEW_EPOCH)
         return self._abort("COHORT_TOO_SMALL", cause, "the last certified model is kept; start a new run")
 
     def _sign(self, now_s: float) -> Outbox | None:
         memory = self._own.memory
         signed, threshold = set(memory.signatures), memory.manifest.threshold
         if len(signed) >= threshold:
-            self._round.ask_reveal()
+            (self._decryption.begin if self._encrypted.applies else self._round.ask_reveal)()
             return self._broadcast()
-        if len(signed | self._still_expected(signed | set(memory.refusals), now_s)) >= threshold:
+        expected = self._presence.still_expected(memory.survivors, signed | set(memory.refusals), now_s)
+        if len(signed | expected) >= threshold:
             return None
         if memory.plan.attempt + 1 >= MAX_ATTEMPTS:
             self._round.request_void()
+        elif memory.epoch_wanted:
+            return self._gathering.again(NEW_EPOCH)
         else:
             self._round.next_attempt()
         return self._broadcast()
 
-    def _still_expected(self, answered: set[NodeId], now_s: float) -> set[NodeId]:
-        return {
-            node
-            for node in self._own.memory.survivors
-            if node not in answered and not self._presence.is_lost(node, now_s)
-        }
-
     def _hoped_for(self, nodes: Iterable[NodeId], now_s: float) -> set[NodeId]:
-        """Who may still answer in this phase: heard of within the deadline, which starts anew with each phase."""
-        limit_s = self._own.policy.cohort.deadline
-        in_phase_s = now_s - self._phase_s
-        return {node for node in nodes if min(self._presence.silence_s(node, now_s), in_phase_s) < limit_s}
+        return self._presence.hoped_for(nodes, now_s, self._phase_s)
 
     def _reveal(self, now_s: float) -> Outbox | None:
         memory = self._own.memory
@@ -334,17 +382,19 @@ class AggregatorRun:
         self._certified_s = None
         closed = memory.closing.round
         self._closed.update(dict.fromkeys(acked & set(self._greeted), closed))
-        if closed + 1 == self._own.policy.rounds:
+        behind = [message for node in sorted(self._greeted) for message in self._catch_up(node)]
+        if closed + 1 == self._own.policy.rounds_in_all:
             memory.commit({"phase": Phase.DONE.encode()})
+        elif memory.epoch_wanted:
+            return (*behind, *self._gathering.again(NEW_EPOCH))
         elif (closed + 1) % memory.manifest.epoch_rounds == 0:
             self._setup.open_next_epoch()
         else:
             self._round.open_round()
-        behind = [message for node in sorted(self._greeted) for message in self._catch_up(node)]
         return (*behind, *self._broadcast())
 
     def _abort(self, code: str, cause: str, hint: str) -> Outbox:
         memory = self._own.memory
-        abort = Abort(code=code, cause=cause, hint=hint)
+        abort = abort_message(code, cause, hint)
         memory.commit({"abort": abort, "phase": Phase.ABORTED.encode()})
         return tuple(ToNode(node, abort) for node in sorted(self._greeted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from fedvlm_secure.policy.schema import Policy
@@ -17,6 +18,7 @@ class AggregatorSelf:
     """Args:
     identities: the pinned Ed25519 public keys of every roster member.
     entropy: for the run id only.
+    pool, parts: where masks are removed in so many parts at a time; None: in the caller's thread.
     """
 
     policy: Policy
@@ -26,3 +28,5 @@ class AggregatorSelf:
     spool: Spool
     blobs: Blobs
     entropy: Entropy
+    pool: Executor | None = None
+    parts: int = 1

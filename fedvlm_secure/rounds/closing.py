@@ -88,13 +88,16 @@ def next_state(
     """The replayed server step: unpack the sum, divide by the weights, apply the algorithm. Also the scalars' totals.
 
     Args:
-        round_number: of the round that gave the sum, counted from 0.
+        round_number: of the round that gave the sum, counted from 0. A closing round leaves the state as it is.
 
     Raises:
         ValueError: a check word does not fit, or the sum has another length.
         RunAborted: NO_WEIGHT.
     """
-    integers, scalars = vector_of(manifest).unpack_sum(total, contributors)
+    closing = policy.is_closing(round_number)
+    integers, scalars = vector_of(manifest, closing=closing).unpack_sum(total, contributors)
+    if closing:
+        return state, scalars  # momentum or not: a round that trained nothing moves nothing
     mean = mean_update(
         integers,
         scale_bits=manifest.scale_bits,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from fedvlm_secure import canonical
 from fedvlm_secure.fl.state import ServerState
+from fedvlm_secure.rounds.node_self import NodeSelf
+from fedvlm_secure.rounds.participation import PATTERN_CODE, find_pattern
 from fedvlm_secure.rounds.storage import Journal
 from fedvlm_secure.secagg.messages import Manifest
 from fedvlm_secure.secagg.survivors import RefusedSurvivors
@@ -17,13 +19,25 @@ from fedvlm_secure.types import Float32Vector, NodeId
 
 def history_key(population: str, manifest: Manifest, weights: Float32Vector) -> str:
     """Journal key of the sets signed for one population from one model; `weights` is the state's model, float32 [d]."""
+    return f"history/{population}/{_model(manifest, weights)}"
+
+
+def cohorts_key(population: str, manifest: Manifest, weights: Float32Vector) -> str:
+    """Journal key of the cohorts that had this population's update from one model."""
+    return f"cohorts/{population}/{_model(manifest, weights)}"
+
+
+def _model(manifest: Manifest, weights: Float32Vector) -> str:
     stripped = ServerState(weights).digest
-    model = canonical.digest("model", manifest.base_fingerprint, manifest.layout_digest, stripped)
-    return f"history/{population}/{model.hex()}"
+    return canonical.digest("model", manifest.base_fingerprint, manifest.layout_digest, stripped).hex()
 
 
 def check_history(journal: Journal, key: str, survivors: tuple[NodeId, ...], colluding: int) -> bytes:
-    """A new set must equal each earlier one, or differ from it by at least c + 2 nodes on each non-empty side.
+    """A new set must equal each earlier one, or one of the two holds the other and at least c + 2 nodes more.
+
+    So all sets opened from one model form a chain, and whatever combination of their sums is constant on its layers,
+    each of which has at least two honest nodes. A difference of c + 2 on each side alone is not enough from the third
+    sum on: abc + ade - abcde is a's update (proto/model).
 
     Returns:
         The history with this set, to be committed together with the signature.
@@ -36,15 +50,35 @@ def check_history(journal: Journal, key: str, survivors: tuple[NodeId, ...], col
     new = set(survivors)
     for signed in earlier:
         old = set(signed)
-        for side in (old - new, new - old):
-            if 0 < len(side) < colluding + 2:
-                names = [NodeId(name) for name in side]
-                raise RefusedSurvivors(
-                    "SURVIVORS_TOO_CLOSE",
-                    f"this set and one signed before from the same model differ by {', '.join(sorted(names))} only",
-                    names,
-                    "the difference of the two sums would show these hospitals' updates; wait for the same hospitals",
-                )
+        gone, come = old - new, new - old
+        if (gone and come) or 0 < len(gone | come) < colluding + 2:
+            names = sorted(NodeId(name) for name in (gone or come))
+            raise RefusedSurvivors(
+                "SURVIVORS_TOO_CLOSE",
+                f"this set and one signed before from the same model are told apart by {', '.join(names)}",
+                names,
+                "differences of the sums could show these hospitals' updates; wait for the same hospitals",
+            )
     if list(survivors) not in earlier:
         earlier.append(list(survivors))
     return canonical.encode(earlier)
+
+
+def check_participation(own: NodeSelf, round_number: int, survivors: tuple[NodeId, ...]) -> tuple[NodeId, ...]:
+    """Whether a set continues a pattern of absences.
+
+    Returns:
+        The hospitals that it isolates once too often, for a warning; empty in the good case.
+
+    Raises:
+        RefusedSurvivors: PARTICIPATION_PATTERN, under `cohort.participation: strict`.
+    """
+    pattern = find_pattern(own.participation, round_number, survivors, own.memory.manifest.colluding)
+    if pattern and own.policy.cohort.participation == "strict":
+        raise RefusedSurvivors(
+            PATTERN_CODE,
+            f"{', '.join(pattern)} went out of the sum and came in again too often in the last rounds",
+            list(pattern),
+            "the mean of the differences would show these hospitals' updates; keep them in, or out",
+        )
+    return pattern

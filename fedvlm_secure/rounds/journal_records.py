@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from fedvlm_secure.errors import StorageError
 from fedvlm_secure.rounds.storage import Journal
+from fedvlm_secure.rounds.vectors import Drafted
 from fedvlm_secure.secagg.record import Record, record_bytes, record_from_bytes
 
 R = TypeVar("R", bound=Record)
@@ -19,19 +21,34 @@ class JournalRecords:
         self._decoded: dict[str, tuple[bytes, Any]] = {}
 
     def record(self, cls: type[R], key: str) -> R | None:
-        """The record last committed under `key`."""
+        """The record last committed under `key`.
+
+        Raises:
+            StorageError: STATE_FOREIGN, another version wrote it.
+        """
         raw = self.journal.get(key)
         if raw is None:
             self._decoded.pop(key, None)
             return None
         known = self._decoded.get(key)
         if known is None or known[0] != raw:
-            known = (raw, record_from_bytes(cls, raw))
+            known = (raw, _decoded(cls, key, raw))
             self._decoded[key] = known
         found: R = known[1]
         return found
 
-    def commit(self, puts: Mapping[str, bytes | Record], deletes: Iterable[str] = ()) -> None:
+    def commit(self, puts: Mapping[str, bytes | Drafted | Record], deletes: Iterable[str] = ()) -> None:
         """One durable transaction; a key both deleted and put is put."""
         encoded = {key: record_bytes(value) if isinstance(value, Record) else value for key, value in puts.items()}
         self.journal.commit(encoded, tuple(key for key in deletes if key not in encoded))
+
+
+def _decoded(cls: type[R], key: str, raw: bytes) -> R:
+    try:
+        return record_from_bytes(cls, raw)
+    except ValueError as error:
+        raise StorageError(
+            "STATE_FOREIGN",
+            f"the journal's {key} is no {cls.__name__} of this version",
+            "point the service at its own state folder; do not copy states between versions",
+        ) from error

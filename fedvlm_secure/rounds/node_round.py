@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from fedvlm_secure import canonical
 from fedvlm_secure.dp.events import NonPrivate
-from fedvlm_secure.errors import FedvlmError, ModelError, PeerViolation, StorageError, UnexpectedMessage
-from fedvlm_secure.ring.quantise import quantise
+from fedvlm_secure.errors import FedvlmError, PeerViolation, StorageError, UnexpectedMessage
 from fedvlm_secure.rounds.actions import LocalUpdate, NodeAction, Send, Stop, Train, Upload
 from fedvlm_secure.rounds.closing import Closing, check_certificate
-from fedvlm_secure.rounds.history import check_history, history_key
+from fedvlm_secure.rounds.cohorts import check_cohort
+from fedvlm_secure.rounds.encoding import encode_update
+from fedvlm_secure.rounds.he_node import NodeHe
+from fedvlm_secure.rounds.he_terms import is_masked
+from fedvlm_secure.rounds.history import check_history, check_participation, cohorts_key, history_key
 from fedvlm_secure.rounds.node_memory import (
     ROUND_KEYS,
     ROUND_SECRETS,
@@ -23,9 +26,13 @@ from fedvlm_secure.rounds.node_memory import (
     encode_seeds,
 )
 from fedvlm_secure.rounds.node_self import NodeSelf
+from fedvlm_secure.rounds.node_upload import NodeUpload, draft_masked, keys_of
+from fedvlm_secure.rounds.participation import with_set
 from fedvlm_secure.rounds.purse import charge_for
-from fedvlm_secure.rounds.terms import cohort_of, context_of, node_weight, scalar_values, vector_of
-from fedvlm_secure.secagg.masking import SEED_BYTES, AttemptKeys, AttemptSeeds, bare_upload, prepare_upload
+from fedvlm_secure.rounds.terms import cohort_of, context_of, vector_of
+from fedvlm_secure.rounds.vectors import Drafted
+from fedvlm_secure.secagg.attempt_masks import AttemptMasks, ExpandedMask
+from fedvlm_secure.secagg.masking import AttemptKeys, AttemptSeeds
 from fedvlm_secure.secagg.messages import (
     Abort,
     Plan,
@@ -42,7 +49,7 @@ from fedvlm_secure.secagg.survivors import (
     check_survivor_set,
     make_reveal,
 )
-from fedvlm_secure.types import Digest, Int64Vector, Secret
+from fedvlm_secure.types import Digest
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class NodeRound:
 
     own: NodeSelf
     training: Callable[[int], bool]
+    he: NodeHe
 
     def plan(self, message: Plan) -> tuple[NodeAction, ...]:
         """R0: the next round, or a higher attempt of a round for which nothing was revealed; from the own state only.
@@ -60,19 +68,19 @@ class NodeRound:
         """
         own, memory = self.own, self.own.memory
         verify(message, own.aggregator)
-        keys, closing, current = memory.epoch_keys, memory.closing, memory.plan
-        if keys is None or closing is None or not memory.epoch_ready:
+        agreed, closing, current = memory.agreed_roster, memory.closing, memory.plan
+        if agreed is None or closing is None or not memory.epoch_ready:
             raise UnexpectedMessage("Plan before the epoch is ready")
         if current is None or message != current:
-            self._check_plan(message, closing, keys.roster_hash)
-            refused = self._reserve(message)
+            self._check_plan(message, closing, agreed)
+            refused = self._refuse_cohort() or self._reserve(message)
             if refused:
                 return refused
             self._accept(message, current)
         return self._carry_on(message)
 
     def _check_plan(self, message: Plan, closing: Closing, roster_hash: Digest) -> None:
-        memory, current, revealed = self.own.memory, self.own.memory.plan, self.own.memory.revealed
+        memory, current = self.own.memory, self.own.memory.plan
         if (
             message.roster_hash != roster_hash
             or message.round != closing.round + 1
@@ -83,22 +91,39 @@ class NodeRound:
         before = current.attempt if current is not None and message.round == current.round else -1
         if message.attempt <= before:
             raise PeerViolation("BAD_PLAN", f"attempt {message.attempt} is not above {before}", "")
-        if revealed is not None and revealed[0] == message.round:
+        if memory.opened_round == message.round:
             raise PeerViolation(
                 "ALREADY_REVEALED", f"round {message.round} was revealed; no other attempt may open", ""
             )
         manifest = memory.manifest
-        if message.round > 0:
+        if message.round > manifest.start_round:  # the n acknowledgements of the epoch stand for what was before
             if message.certificate is None:
                 raise PeerViolation("BAD_CERTIFICATE", "the plan shows no certificate of the last round", "")
             shown = check_certificate(
                 message.certificate,
                 run_hash=manifest.run_hash,
                 cohort=cohort_of(manifest),
-                identities=self.own.identities,
+                identities=self.own.members,
             )
             if shown != closing:
                 raise PeerViolation("BAD_CERTIFICATE", "the certificate is of another closing than this node's", "")
+
+    def _refuse_cohort(self) -> tuple[NodeAction, ...]:
+        """Leave a cohort whose sum could be too close to an earlier one, unnoticed; empty if it is not."""
+        if self.own.other_cohorts:
+            return ()
+        try:
+            self._cohorts()
+        except PeerViolation as error:
+            reason = Abort(code=error.code, cause="this hospital had its update in a sum of another cohort", hint="")
+            return (Send(reason), Stop(error))
+        return ()
+
+    def _cohorts(self) -> tuple[str, bytes]:
+        """Journal key and content of the cohorts that had an update from this state, with the present one."""
+        own, memory = self.own, self.own.memory
+        key = cohorts_key(own.population, memory.manifest, memory.state.model)
+        return key, check_cohort(memory.journal, key, memory.manifest, accept=own.other_cohorts)
 
     def _reserve(self, message: Plan) -> tuple[NodeAction, ...]:
         """Ask the purse before anything is trained; empty when the round is covered, else what to do instead.
@@ -147,6 +172,8 @@ class NodeRound:
         kept = {"round/integers", "round/scalars"} if same_round else set()
         memory = self.own.memory
         puts: dict[str, bytes | Record] = {"round/plan": message}
+        if is_masked(memory.manifest):  # now, so that the masks can be expanded before there is an update
+            puts["round/seeds"] = encode_seeds(AttemptSeeds.draw(self.own.entropy))
         roots = memory.roots_for(message.round)
         if roots is not None:  # a node that never revealed loses the earlier rounds' roots here
             puts["epoch/roots"] = encode_roots(roots, message.round)
@@ -157,80 +184,67 @@ class NodeRound:
         upload = memory.upload
         if upload is not None:
             return (Upload(*upload),)
-        if memory.signed is not None or (memory.revealed is not None and memory.revealed[0] == plan.round):
+        if memory.signed is not None or memory.opened_round == plan.round:
             return ()
         integers = memory.integers
         if integers is not None:
-            return self._upload(plan, integers, memory.scalars, {})
+            upload_again = NodeUpload(self.own)
+            if self.he.applies:
+                return upload_again.enter(plan, self.he.draft_again(plan, integers), {})
+            return upload_again.again(plan, integers)
         if self.training(plan.round) or memory.charged == (plan.round, True):
             return ()  # released before and erased since: training again would be a second release on one charge
         return (Train(plan.round, plan.attempt, memory.state.model),)
 
-    def trained(self, round_number: int, update: LocalUpdate) -> tuple[NodeAction, ...]:
-        """R1: encode once per round, charge it, mask for the accepted attempt, journal all of it, then upload.
+    def trained(
+        self, round_number: int, update: LocalUpdate, mask: ExpandedMask | None = None
+    ) -> tuple[NodeAction, ...]:
+        """R1: encode once per round and mask for the accepted attempt, charge it, journal all of it, then upload.
+
+        Args:
+            mask: of `masks`, expanded meanwhile; one of another attempt is not used.
 
         Raises:
             ModelError: NON_FINITE_UPDATE or ZERO_UPDATE; nothing was sent.
         """
         own, memory = self.own, self.own.memory
         plan = memory.plan
-        revealed = memory.revealed
         if (
             plan is None
             or plan.round != round_number
             or memory.integers is not None
             or memory.charged == (round_number, True)
-            or (revealed is not None and revealed[0] == round_number)
+            or memory.opened_round == round_number
         ):
             return ()  # the round went on without this node
-        if not update.update.any():
-            raise ModelError(
-                "ZERO_UPDATE", "local training changed nothing", "check that data and trainable parameters are in use"
-            )
-        weight = node_weight(own.policy, own.me, update.rows)
-        quantised = quantise(
-            update.update,
-            layout=own.layout,
-            lanes=vector_of(memory.manifest).lanes,
-            max_update=memory.manifest.max_update,
-            weight=weight,
-            rounding_key=Secret(own.rounding.bytes(SEED_BYTES)),
-        )
-        scalars = scalar_values(own.policy, update, weight)
+        upload = NodeUpload(own)
+        chunks, scalars = encode_update(own, memory.manifest, update, round_number)
+        if self.he.applies:
+            integers, vector = self.he.draft(plan, chunks)
+        else:
+            integers, vector = draft_masked(memory.journal, chunks, upload.mask(plan, mask))
         refused = self._spend(round_number)
         if refused:
             return refused
-        stored = {
-            "round/integers": quantised.integers.astype("<i8").tobytes(),
+        stored: dict[str, bytes | Drafted | Record] = {
+            "round/integers": integers,
             "round/scalars": canonical.encode(scalars),
         }
+        key, cohorts = self._cohorts()
+        stored[key] = cohorts
         if memory.charged is not None:
             stored["run/charge"] = encode_charge(round_number, uploaded=True)
-        return self._upload(plan, quantised.integers, scalars, stored)
+        return upload.enter(plan, vector, stored)
 
-    def _upload(
-        self, plan: Plan, integers: Int64Vector, scalars: dict[str, int], stored: dict[str, bytes]
-    ) -> tuple[NodeAction, ...]:
-        own, memory = self.own, self.own.memory
-        manifest = memory.manifest
-        words = vector_of(manifest).pack(integers, scalars)
-        ctx = context_of(plan, manifest)
-        puts: dict[str, bytes | Record] = dict(stored)
-        if manifest.protection == "none":
-            bundle, content = bare_upload(words, me=own.me, ctx=ctx, signer=own.signer)
-        else:
-            seeds = AttemptSeeds.draw(own.entropy)
-            puts["round/seeds"] = encode_seeds(seeds)
-            bundle, content = prepare_upload(words, self._keys(plan), seeds, signer=own.signer, entropy=own.entropy)
-        memory.commit({**puts, "round/bundle": bundle, "round/content": content})
-        return (Upload(bundle, content),)
+    def masks(self) -> AttemptMasks | None:
+        """What will hide the vector of the accepted attempt, as long as there is none yet: to be expanded meanwhile."""
+        return NodeUpload(self.own).masks()
 
     def _keys(self, plan: Plan) -> AttemptKeys:
-        memory = self.own.memory
-        roots = memory.roots_for(plan.round)
-        if roots is None:
+        keys = keys_of(self.own, plan)
+        if keys is None:
             raise UnexpectedMessage("this round's pair roots are erased")
-        return AttemptKeys(self.own.me, cohort_of(memory.manifest), context_of(plan, memory.manifest), roots)
+        return keys
 
     def survivors(self, message: SurvivorSet) -> tuple[NodeAction, ...]:
         """R2: check everything, then sign this one set of the attempt; the stored signature answers a repeat.
@@ -247,28 +261,44 @@ class NodeRound:
             if signed.signature.survivors == survivor_digest(message.ctx, message.headers):
                 return (Send(signed.signature),)
             raise PeerViolation("SECOND_SURVIVOR_SET", "this attempt's one survivor set was signed already", "")
-        if memory.revealed is not None and memory.revealed[0] == plan.round:
+        if memory.opened_round == plan.round:
             raise PeerViolation("ALREADY_REVEALED", f"round {plan.round} was revealed", "")
-        bundle = memory.bundle
         ctx = context_of(plan, memory.manifest)
         try:
-            opened = check_survivor_set(
-                message,
-                self._keys(plan),
-                own_header=None if bundle is None else bundle.header,
-                own_seeds=memory.seeds,
-                words=vector_of(memory.manifest).words,
-                identities=own.identities,
-            )
+            opened = self._check_set(message, plan)
             key = history_key(own.population, memory.manifest, memory.state.model)
             history = check_history(memory.journal, key, nodes, memory.manifest.colluding)
+            pattern = check_participation(own, plan.round, nodes)
         except RefusedSurvivors as refused:
             return (Send(own.signer.sign(Refusal, node=own.me, ctx=ctx, code=refused.code, nodes=refused.nodes)),)
         digest = survivor_digest(ctx, message.headers)
         signature = own.signer.sign(SurvivorSignature, node=own.me, ctx=ctx, survivors=digest)
         record = SignedSet(ctx=ctx, survivors=nodes, signature=signature)
-        memory.commit({"round/signed": record, "round/opened": encode_opened(opened), key: history})
+        puts: dict[str, bytes | Drafted | Record] = {
+            "round/signed": record,
+            **opened,
+            key: history,
+            own.participation_key: with_set(own.participation, plan.round, nodes),
+            "run/pattern": canonical.encode(list(pattern)),
+        }
+        memory.commit(puts)
         return (Send(signature),)
+
+    def _check_set(self, message: SurvivorSet, plan: Plan) -> dict[str, bytes]:
+        """What a set must show before it is signed; what to journal of it: opened shares, or the set itself."""
+        own, memory = self.own, self.own.memory
+        if self.he.applies:
+            return self.he.check_set(message, plan)
+        bundle = memory.bundle
+        opened = check_survivor_set(
+            message,
+            self._keys(plan),
+            own_header=None if bundle is None else bundle.header,
+            own_seeds=memory.seeds,
+            words=vector_of(memory.manifest, closing=own.policy.is_closing(plan.round)).words,
+            identities=own.members,
+        )
+        return {"round/opened": encode_opened(opened)}
 
     def reveal(self, message: RevealRequest) -> tuple[NodeAction, ...]:
         """R3: on t signatures under the own digest, once per round; then every secret of the round is erased.
@@ -293,7 +323,7 @@ class NodeRound:
             signed=signed.signature.survivors,
             ctx=keys.ctx,
             cohort=keys.cohort,
-            identities=own.identities,
+            identities=own.members,
         )
         reveal = make_reveal(keys, signed.survivors, opened, signer=own.signer)
         next_roots = memory.roots_for(plan.round + 1)

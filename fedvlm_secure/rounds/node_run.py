@@ -8,19 +8,24 @@ from fedvlm_secure.errors import FedvlmError, PeerViolation, RunAborted, Unexpec
 from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.rounds.actions import Evaluate, LocalUpdate, NodeAction, Send, Stop, Train
 from fedvlm_secure.rounds.closing import Closing, check_certificate, next_state
-from fedvlm_secure.rounds.node_memory import ROUND_KEYS, encode_roots
+from fedvlm_secure.rounds.he_node import NodeHe
+from fedvlm_secure.rounds.node_memory import ROUND_KEYS, RUN_SECRETS, encode_roots
 from fedvlm_secure.rounds.node_round import NodeRound
 from fedvlm_secure.rounds.node_self import NodeSelf
 from fedvlm_secure.rounds.node_setup import NodeSetup
+from fedvlm_secure.rounds.participation import with_set
 from fedvlm_secure.rounds.terms import cohort_of
+from fedvlm_secure.secagg.attempt_masks import AttemptMasks, ExpandedMask
 from fedvlm_secure.secagg.merkle import chunk_root
 from fedvlm_secure.secagg.messages import (
     Abort,
     AggregatorMessage,
     CatchUp,
+    DecryptRequest,
     EpochKeys,
     EpochReady,
     Finished,
+    HeKeys,
     Hello,
     OpenEpoch,
     Plan,
@@ -44,7 +49,8 @@ class NodeRun:
     def __init__(self, own: NodeSelf) -> None:
         self._own = own
         self._setup = NodeSetup(own)
-        self._round = NodeRound(own, self._is_training)
+        self._he = NodeHe(own)
+        self._round = NodeRound(own, self._is_training, self._he)
         self._training_round: int | None = None
 
     def _is_training(self, round_number: int) -> bool:
@@ -62,7 +68,8 @@ class NodeRun:
         """Answer one message.
 
         Args:
-            attachment: the content that belongs to a Result (the sum's words) or a CatchUp (the state).
+            attachment: the content that belongs to a Result (the sum's words), a DecryptRequest (the encrypted sum), a
+                CatchUp or an OpenEpoch (the state).
 
         Raises:
             PeerViolation: the message breaks the protocol; nothing was released and the journal is as before.
@@ -75,13 +82,17 @@ class NodeRun:
 
     def _dispatch(self, message: AggregatorMessage, attachment: bytes | None) -> tuple[NodeAction, ...]:
         match message:
+            case Plan() | SurvivorSet() | DecryptRequest() | Result() if self._he.burnt:
+                return self._he.leave()
             case OpenEpoch():
-                opened = self._setup.open_epoch(message)
+                opened = self._setup.open_epoch(message, attachment)
                 if self._own.memory.plan is None:
                     self._training_round = None  # work begun for another run or epoch does not count in this one
                 return opened
             case EpochKeys():
                 return self._setup.epoch_keys(message)
+            case HeKeys():
+                return self._setup.he_keys(message)
             case EpochReady():
                 return self._setup.epoch_ready(message)
             case Plan():
@@ -90,6 +101,8 @@ class NodeRun:
                 return self._round.survivors(message)
             case RevealRequest():
                 return self._round.reveal(message)
+            case DecryptRequest():
+                return self._he.decrypt(message, attachment)
             case Result():
                 return self._result(message, attachment)
             case VoidRequest():
@@ -105,14 +118,23 @@ class NodeRun:
                     self._own.memory.commit({"run/aborted": b"1"})
                 return (Stop(RunAborted(message.code, message.cause, message.hint)),)
 
-    def trained(self, round_number: int, update: LocalUpdate) -> tuple[NodeAction, ...]:
+    def masks(self) -> AttemptMasks | None:
+        """What will hide this node's next vector, once it can be told: a service may expand it while training runs."""
+        return self._round.masks()
+
+    def trained(
+        self, round_number: int, update: LocalUpdate, mask: ExpandedMask | None = None
+    ) -> tuple[NodeAction, ...]:
         """Local training of a round is done.
+
+        Args:
+            mask: what came of expanding `masks`; without it, or if the attempt is another by now, masks are made here.
 
         Raises:
             ModelError: the update cannot be sent; nothing was.
         """
         self._training_round = None
-        return self._round.trained(round_number, update)
+        return self._round.trained(round_number, update, mask)
 
     def training_failed(self, error: FedvlmError) -> tuple[NodeAction, ...]:
         """Local training cannot be done: say so (without its text: it may speak of local files) and leave."""
@@ -126,8 +148,7 @@ class NodeRun:
         run = memory.opened_epoch
         if run is not None and not self.finished:
             self._own.purse.close(run.manifest.run_hash)
-            secrets = ["epoch/roots", "epoch/private", "epoch/ready", *ROUND_KEYS]
-            memory.commit({"run/aborted": b"1", "run/withdrawn": b"1"}, secrets)
+            memory.commit({"run/aborted": b"1", "run/withdrawn": b"1"}, ["epoch/ready", *RUN_SECRETS])
         reason = Abort(code=error.code, cause="this hospital withdrew from the run", hint="")
         return (Send(reason), Stop(error))
 
@@ -152,7 +173,8 @@ class NodeRun:
             state_hash=message.state_hash,
         )
         new = Closing(round=message.round, result_hash=message.digest, state_hash=message.state_hash)
-        self._close(new, state, {"run/result-ack": acknowledged}, ["run/void-ack"])
+        took_part = with_set(own.participation, message.round, message.survivors)
+        self._close(new, state, {"run/result-ack": acknowledged, own.participation_key: took_part}, ["run/void-ack"])
         return (Send(acknowledged), self._evaluate(state, message.round))
 
     def _replay(self, message: Result, attachment: bytes | None) -> ServerState:
@@ -166,7 +188,10 @@ class NodeRun:
             raise PeerViolation("BAD_RESULT", "the result is over another set than this node signed", "")
         if attachment is None or chunk_root(attachment) != message.sum_root or len(attachment) % 8:
             raise PeerViolation("BAD_RESULT", "the sum is not the one the result names", "")
-        total = np.frombuffer(attachment, dtype="<u8").astype(np.uint64)
+        if self._he.applies:
+            total = self._he.published(message, attachment)
+        else:
+            total = np.frombuffer(attachment, dtype="<u8").astype(np.uint64)
         before = memory.state
         try:
             state, _ = next_state(
@@ -192,7 +217,7 @@ class NodeRun:
         own, memory = self._own, self._own.memory
         verify(message, own.aggregator)
         closing, ack = memory.closing, memory.ack
-        if closing is None:
+        if closing is None or not memory.epoch_ready:
             raise UnexpectedMessage("VoidRequest without a run")
         if isinstance(ack, VoidAck) and ack.round == message.round == closing.round:
             return (Send(ack),)
@@ -221,11 +246,11 @@ class NodeRun:
         """After an absence: take over a state that t members acknowledged."""
         own, memory = self._own, self._own.memory
         closing = memory.closing
-        if closing is None:
+        if closing is None or not memory.epoch_ready:
             raise UnexpectedMessage("CatchUp without a run")
         manifest = memory.manifest
         new = check_certificate(
-            message.certificate, run_hash=manifest.run_hash, cohort=cohort_of(manifest), identities=own.identities
+            message.certificate, run_hash=manifest.run_hash, cohort=cohort_of(manifest), identities=own.members
         )
         if new.round <= closing.round:
             return ()
@@ -239,7 +264,7 @@ class NodeRun:
         self._close(new, state, {}, ["run/result-ack", "run/void-ack"])
         return (self._evaluate(state, new.round),)
 
-    def _close(self, new: Closing, state: ServerState, acks: dict[str, Record], deletes: list[str]) -> None:
+    def _close(self, new: Closing, state: ServerState, acks: dict[str, bytes | Record], deletes: list[str]) -> None:
         memory = self._own.memory
         puts: dict[str, bytes | Record] = {"run/closing": new, "run/state": state.to_bytes(), **acks}
         roots = memory.roots_for(new.round + 1)
@@ -248,8 +273,8 @@ class NodeRun:
         memory.commit(puts, [*ROUND_KEYS, *deletes])
 
     def _evaluate(self, state: ServerState, closed: int) -> Evaluate:
-        rounds = self._own.policy.rounds
-        return Evaluate(closed + 1, state.model, last=closed + 1 == rounds)
+        trained = min(closed + 1, self._own.policy.rounds)  # a closing round leaves the last state as it is
+        return Evaluate(trained, state.model, last=trained == self._own.policy.rounds)
 
     def _finish(self, message: Finished) -> tuple[NodeAction, ...]:
         memory, own = self._own.memory, self._own
@@ -258,10 +283,10 @@ class NodeRun:
             raise UnexpectedMessage("Finished without a run")
         manifest = memory.manifest
         shown = check_certificate(
-            message.certificate, run_hash=manifest.run_hash, cohort=cohort_of(manifest), identities=own.identities
+            message.certificate, run_hash=manifest.run_hash, cohort=cohort_of(manifest), identities=own.members
         )
         if shown != closing:
             raise UnexpectedMessage("Finished at another closing than this node's")
         own.purse.close(manifest.run_hash)
-        memory.commit({"run/finished": b"1"}, ["epoch/roots", "epoch/private", *ROUND_KEYS])
+        memory.commit({"run/finished": b"1"}, RUN_SECRETS)
         return (Stop(None),)

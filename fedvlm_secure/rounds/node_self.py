@@ -10,6 +10,7 @@ from fedvlm_secure.layout import UpdateLayout
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.rounds.node_memory import NodeMemory
+from fedvlm_secure.rounds.participation import read_participation
 from fedvlm_secure.rounds.purse import Purse
 from fedvlm_secure.secagg.messages import Hello
 from fedvlm_secure.secagg.record import Signer
@@ -27,6 +28,7 @@ class NodeSelf:
     purse: the budget of that population: asked before a round is trained, charged before it is sent.
     min_nodes: smallest cohort this hospital joins; at least the policy's.
     rounding: entropy of the stochastic rounding alone, so that runs with and without masks round alike.
+    other_cohorts: join a cohort that need share no honest hospital with an earlier one of the same model (`cohorts`).
     population: name of the patients behind the data, for the survivor history (and the budget).
     """
 
@@ -45,6 +47,28 @@ class NodeSelf:
     step_norm: float
     min_nodes: int
     purse: Purse
+    other_cohorts: bool = False
+
+    @property
+    def members(self) -> Mapping[NodeId, bytes]:
+        """Identities of the open epoch's members: a roster that is pinned later takes effect with the next epoch."""
+        stored = self.memory.members
+        return self.identities if stored is None else stored
+
+    @property
+    def participation_key(self) -> str:
+        """Journal key of who took part in the rounds of the open run, across its memberships."""
+        return f"participation/{self.memory.manifest.run_id.hex()}"
+
+    @property
+    def participation(self) -> dict[int, tuple[NodeId, ...]]:
+        """Who took part in its last rounds."""
+        return read_participation(self.memory.journal.get(self.participation_key))
+
+    @property
+    def approval_key(self) -> str:
+        """Journal key of the run hash that used this approval up."""
+        return "approval/" + self.approval
 
     def hello(self) -> Hello:
         """What this node approved, what it made of it, where it stands."""
@@ -60,4 +84,5 @@ class NodeSelf:
             run_hash=b"" if opened is None else bytes(opened.manifest.run_hash),
             epoch=-1 if opened is None else opened.epoch,
             closed_round=-1 if closing is None else closing.round,
+            approval_used_by=self.memory.journal.get(self.approval_key) or b"",
         )

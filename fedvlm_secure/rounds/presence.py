@@ -49,6 +49,23 @@ class Presence:
         """The node said that it leaves: lost at once."""
         self._gone_s[node] = float("-inf")
 
+    def has_left(self, node: NodeId) -> bool:
+        """Whether the node said that it leaves, and has not come back."""
+        return self._gone_s.get(node) == float("-inf")
+
+    def still_expected(self, nodes: Iterable[NodeId], answered: set[NodeId], now_s: float) -> set[NodeId]:
+        """Who has not answered and is to be waited for."""
+        return {node for node in nodes if node not in answered and not self.is_lost(node, now_s)}
+
+    def hoped_for(self, nodes: Iterable[NodeId], now_s: float, phase_s: float) -> set[NodeId]:
+        """Who may still answer in a phase: heard of within the deadline, which starts anew with each phase.
+
+        Args:
+            phase_s: when the phase began.
+        """
+        in_phase_s = now_s - phase_s
+        return {node for node in nodes if min(self.silence_s(node, now_s), in_phase_s) < self._deadline_s}
+
     def silence_s(self, node: NodeId, now_s: float) -> float:
         """Seconds since the node was last heard of."""
         return now_s - self._heard_s.get(node, float("-inf"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fedvlm_secure.dp.events import Event
-from fedvlm_secure.policy.private_release import round_event
+from fedvlm_secure.policy.private_release import round_event, run_event
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.secagg.messages import Manifest
 from fedvlm_secure.types import Digest
@@ -17,14 +17,16 @@ class Charge:
     """What one round of a run costs.
 
     Attributes:
-        event: what a round releases; `NonPrivate` where the policy has no mechanism.
-        rounds: rounds of the whole run, each of which may release that much.
+        event: what this round releases; `NonPrivate` where the policy has no mechanism.
+        rounds: rounds of the whole run.
+        whole: what all rounds under this manifest release together.
     """
 
     run_hash: Digest
     round: int
     rounds: int
     event: Event
+    whole: Event
 
 
 class Purse(Protocol):
@@ -59,5 +61,11 @@ class Purse(Protocol):
 
 def charge_for(policy: Policy, manifest: Manifest, round_number: int) -> Charge:
     """The charge of a round under a manifest that this node has checked against its own policy."""
-    event = round_event(policy, manifest.noise_multiplier, manifest.dimension)
-    return Charge(manifest.run_hash, round_number, manifest.rounds, event)
+    multiplier, dimension = manifest.noise_multiplier, manifest.dimension
+    return Charge(
+        manifest.run_hash,
+        round_number,
+        manifest.rounds,
+        round_event(policy, multiplier, dimension, round_number),
+        run_event(policy, multiplier, dimension, manifest.rounds, first=manifest.start_round),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from fedvlm_secure.rounds.vectors import Draft, Drafted, StoredVector
 from fedvlm_secure.types import Digest, NodeId
 
 
@@ -19,12 +20,20 @@ class Journal(Protocol):
         """Committed keys that start with `prefix`, sorted."""
         ...
 
-    def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Write and delete in one transaction.
+    def commit(self, puts: Mapping[str, bytes | Drafted], deletes: Sequence[str] = ()) -> None:
+        """Write and delete in one transaction. A drafted vector becomes the value of its key.
 
         Raises:
             StorageError: nothing was written.
         """
+        ...
+
+    def draft(self) -> Draft:
+        """Begin a vector that a later commit enters."""
+        ...
+
+    def vector(self, key: str) -> StoredVector | None:
+        """The value last committed under `key`, to be read chunk by chunk."""
         ...
 
 
@@ -43,6 +52,10 @@ class Spool(Protocol):
         """The chunks in order."""
         ...
 
+    def hashed(self, ctx: Digest, node: NodeId) -> tuple[int, Sequence[Digest]]:
+        """Bytes held, and the leaf hash of each chunk, computed as it came."""
+        ...
+
     def discard(self, ctx: Digest, node: NodeId | None = None) -> None:
         """Forget one upload of a context, or all of them."""
         ...
@@ -51,7 +64,7 @@ class Spool(Protocol):
 class Blobs(Protocol):
     """Attachments the aggregator offers: sums and states, by tree root."""
 
-    def put(self, root: Digest, content: bytes) -> None:
+    def put(self, root: Digest, content: bytes | memoryview) -> None:
         """Store under the tree root of the content's chunks."""
         ...
 

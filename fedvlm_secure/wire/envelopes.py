@@ -11,10 +11,12 @@ from fedvlm_secure.secagg.messages import (
     Abort,
     AggregatorMessage,
     CatchUp,
+    DecryptRequest,
     EpochAck,
     EpochKeys,
     EpochReady,
     Finished,
+    HeKeys,
     Hello,
     KeyAdvert,
     NodeMessage,
@@ -107,6 +109,7 @@ class NodeEnvelope(OneOf):
     result_ack: ResultAck | None = None
     void_ack: VoidAck | None = None
     abort: Abort | None = None
+    he_keys: HeKeys | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +128,8 @@ class AggregatorEnvelope(OneOf):
     catch_up: CatchUp | None = None
     finished: Finished | None = None
     abort: Abort | None = None
+    he_keys: HeKeys | None = None
+    decrypt_request: DecryptRequest | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -97,7 +97,8 @@ def test_admitting_again_changes_nothing_and_a_second_a_is_refused(folder: Path)
     assert refused.exit_code == 6
     assert refused.stderr.splitlines() == [
         "aggregator: error: a is admitted with other keys [JOIN_ID_TAKEN]",
-        "aggregator: hint: a hospital that lost its keys joins under a new id",
+        "aggregator: hint: the hospital renews with fedvlm-node renew; if its keys are lost, call it, then admit with "
+        "--replace",
     ]
     assert json_of(run(aggregator, "roster", "--json")) == first
 

@@ -13,6 +13,7 @@ from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.rounds.actions import LocalUpdate
 from fedvlm_secure.rounds.aggregator_memory import Phase
+from fedvlm_secure.rounds.closing import initial_state
 from fedvlm_secure.rounds.node_run import NodeRun
 from fedvlm_secure.secagg.messages import OpenEpoch
 from fedvlm_secure.types import NodeId
@@ -120,7 +121,8 @@ def test_a_second_run_under_another_algorithm_does_not_isolate_a_hospital(name: 
     for simulated in liar.federation.nodes.values():
         simulated.own = dataclasses.replace(simulated.own, policy=policy)
         simulated.run = NodeRun(simulated.own)
-    manifest = dataclasses.replace(opened.manifest, policy_hash=policy_hash(policy))
+    start = initial_state(policy, opened.manifest.dimension).digest
+    manifest = dataclasses.replace(opened.manifest, policy_hash=policy_hash(policy), start_state=start)
     liar.set_up(liar.signer.sign(OpenEpoch, manifest=manifest, epoch=0, first_round=0))
     plan = liar.plan()
     bundles = {node: bundle for node, bundle in liar.collect(plan, "abcd").items() if node != "d"}

@@ -48,7 +48,19 @@ MANIFEST_LIES: dict[str, dict[str, Any]] = {
     "another hash": {"hash_name": "md5"},
     "another cipher": {"cipher_name": "aes128-ctr"},
     "another aggregator": {"aggregator": bytes(32)},
-    "another version": {"version": "0.0.0"},
+    "another version": {"versions": ("0.0.0",)},
+    "a version more": {"versions": ("0.0.0", "0.1.0")},
+    "a start at another epoch": {"start_epoch": 1},
+    "a start at a later round": {"start_round": 1},
+    "a start after a result that is none": {"start_result": OTHER},
+    "a start from another state": {"start_state": OTHER},
+}
+CODES = {
+    "an extra node that no roster pins": "ROSTER_OUTDATED",
+    "a start at another epoch": "BAD_EPOCH",
+    "a start at a later round": "BAD_EPOCH",
+    "a start after a result that is none": "BAD_START",
+    "a start from another state": "BAD_START",
 }
 
 
@@ -57,7 +69,7 @@ def test_a5_manifest_that_this_node_does_not_compute_itself_is_refused(lie: str)
     liar = LyingAggregator(4)
     opened = liar.another_run()
     manifest = dataclasses.replace(opened.manifest, **MANIFEST_LIES[lie])
-    liar.refused("a", restate(opened, liar.signer, manifest=manifest), "MANIFEST_MISMATCH")
+    liar.refused("a", restate(opened, liar.signer, manifest=manifest), CODES.get(lie, "MANIFEST_MISMATCH"))
     assert sent(liar.tell("a", opened), KeyAdvert)
 
 

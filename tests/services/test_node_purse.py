@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedvlm_secure.dp.events import NonPrivate
+from fedvlm_secure.dp.events import NonPrivate, SelfComposed
 from fedvlm_secure.errors import BudgetExhausted, DataError, FedvlmError, PolicyError, StorageError
 from fedvlm_secure.policy.private_release import resolve_noise_multiplier, round_event
 from fedvlm_secure.rounds.purse import Charge
@@ -57,7 +57,7 @@ def hospital(tmp_path: Path) -> Hospital:
 
 
 def charge(round_number: int, run: Digest = RUN) -> Charge:
-    return Charge(run, round_number, POLICY.rounds, EVENT)
+    return Charge(run, round_number, POLICY.rounds, EVENT, SelfComposed(EVENT, POLICY.rounds))
 
 
 def test_a_run_that_fits_is_reserved_whole_charged_by_rounds_and_freed_at_its_end(hospital: Hospital) -> None:
@@ -107,7 +107,7 @@ def test_two_runs_at_once_cannot_overspend(hospital: Hospital) -> None:
 def test_a_run_without_protection_opens_a_ledger_with_no_budget_and_leaves_its_mark(hospital: Hospital) -> None:
     purse = hospital.serve(private=False)
     for number in range(3):
-        purse.reserve(Charge(RUN, number, 3, NonPrivate()))
+        purse.reserve(Charge(RUN, number, 3, NonPrivate(), NonPrivate()))
     purse.close(RUN)
     balance = hospital.ledger().balance("chest")
     assert balance.unprotected and balance.limit == 0 and balance.patients == 600

@@ -40,6 +40,17 @@ def test_each_change_is_logged_and_written_once(tmp_path: Path) -> None:
     assert (events[2]["round"], events[2]["survivors"], events[2]["size_bytes"]) == (0, ["a", "b"], 80)
 
 
+def test_hospital_that_decrypted_to_other_words_is_named_in_the_log(tmp_path: Path) -> None:
+    output = io.StringIO()
+    record = RunRecord(tmp_path, EventLog("aggregator", output, SteadyClock(), json_lines=True))
+    machine = _Progressing(shown={"phase": "certify", "run": RUN, "round": 0, "summaries": []})
+    record.observe(machine)
+    machine.shown = {**machine.shown, "summaries": [{"round": 0, "decrypted_by": ["a", "b"], "disagreed": ["c"]}]}
+    record.observe(machine)
+    warnings = [event for line in output.getvalue().splitlines() if (event := json.loads(line))["event"] == "warning"]
+    assert [(event["code"], event["node"]) for event in warnings] == [("SUM_DISAGREED", "c")]
+
+
 def test_a_restarted_service_does_not_tell_of_old_rounds_again(tmp_path: Path) -> None:
     output = io.StringIO()
     record = RunRecord(tmp_path, EventLog("aggregator", output, SteadyClock(), json_lines=True))

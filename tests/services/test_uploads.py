@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fedvlm_secure.errors import PeerViolation
 from fedvlm_secure.rounds.actions import Upload
+from fedvlm_secure.rounds.vectors import HeldVector
 from fedvlm_secure.secagg.merkle import CHUNK_BYTES
 from fedvlm_secure.secagg.messages import UploadBundle
 from fedvlm_secure.store.event_log import EventLog
@@ -116,6 +118,25 @@ def test_a_bad_part_ends_the_upload_and_stores_nothing(
     assert server.machine.messages == []
 
 
+def test_a_chunk_that_the_machine_refuses_is_not_kept_and_ends_the_upload(
+    channel: grpc.Channel, server: RunningServer
+) -> None:
+    """In homomorphic mode: no ciphertext of the run's parameters."""
+    looked: list[int] = []
+
+    def check(index: int, content: bytes) -> None:
+        looked.append(index)
+        if index == 1:
+            raise PeerViolation("BAD_CIPHERTEXT", "chunk 1 holds a word that is no residue", "")
+
+    server.machine.check_chunk = check
+    with pytest.raises(grpc.RpcError) as caught:
+        _replies(channel, _bundle(), *(_chunk(index) for index in range(4)))
+    assert (refusal(caught.value)[0], caught.value.code()) == ("BAD_CIPHERTEXT", grpc.StatusCode.INVALID_ARGUMENT)
+    assert looked == [0, 1] and server.machine.messages == []
+    assert server.machine.spool is not None and server.machine.spool.held_chunks(CTX, NODE) == 1
+
+
 def test_a_message_beyond_the_cap_never_reaches_the_service(consortium: Consortium, server: RunningServer) -> None:
     tls = consortium.tls(NODE)
     credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), tls.key.read_bytes(), tls.certificate.read_bytes())
@@ -187,7 +208,7 @@ def test_a_node_on_a_bad_line_uploads_in_pieces(
         uploader = Uploader(lambda: link.channel, log, sent)
         link.start()
         uploader.start()
-        uploader.offer(Upload(bundle_for(NODE, CONTENT), CONTENT))
+        uploader.offer(Upload(bundle_for(NODE, CONTENT), HeldVector(CONTENT)))
         eventually(
             lambda: any(isinstance(message, UploadBundle) for _, message in server.machine.messages), within_s=20
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from fedvlm_secure.secagg.messages import Certificate, ResultAck, VoidAck
+from fedvlm_secure.secagg.messages import Abort, Certificate, Refusal, ResultAck, VoidAck
 from fedvlm_secure.secagg.record import Record, field_types
 from fedvlm_secure.types import Digest, NodeId, Signature
 from fedvlm_secure.wire.envelopes import AggregatorEnvelope, Chunk, DownloadRequest, OneOf
@@ -32,6 +32,8 @@ def records(cls: type[Record]) -> st.SearchStrategy[Any]:
     if issubclass(cls, OneOf):
         return _envelopes(cls)
     fields = {name: _values(declared) for name, declared in field_types(cls).items()}
+    if cls in (Abort, Refusal):
+        fields["code"] = st.from_regex(r"[A-Z][A-Z0-9_]{0,63}", fullmatch=True)
     if cls in (Chunk, DownloadRequest):
         name = "index" if cls is Chunk else "first_chunk"
         fields[name] = st.integers(0, (1 << 63) - 1)

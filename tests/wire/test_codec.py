@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvlm_secure.errors import PeerViolation
-from fedvlm_secure.secagg import messages
+from fedvlm_secure.secagg import messages, setup_messages
 from fedvlm_secure.secagg.merkle import CHUNK_BYTES
 from fedvlm_secure.secagg.messages import (
     AggregatorMessage,
@@ -43,7 +43,7 @@ def _records_of(module: object) -> list[type[Record]]:
     return [cls for cls in found if cls not in (Statement, envelopes.OneOf)]
 
 
-PROTOCOL = _records_of(messages)
+PROTOCOL = _records_of(setup_messages) + _records_of(messages)
 TRAVELLING = PROTOCOL + _records_of(envelopes)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodeEnvelope(_message.Message):
-    __slots__ = ("heartbeat", "hello", "key_advert", "epoch_ack", "survivor_signature", "refusal", "reveal", "result_ack", "void_ack", "abort")
+    __slots__ = ("heartbeat", "hello", "key_advert", "epoch_ack", "survivor_signature", "refusal", "reveal", "result_ack", "void_ack", "abort", "he_keys")
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     KEY_ADVERT_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class NodeEnvelope(_message.Message):
     RESULT_ACK_FIELD_NUMBER: _ClassVar[int]
     VOID_ACK_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    HE_KEYS_FIELD_NUMBER: _ClassVar[int]
     heartbeat: Heartbeat
     hello: Hello
     key_advert: KeyAdvert
@@ -28,10 +29,11 @@ class NodeEnvelope(_message.Message):
     result_ack: ResultAck
     void_ack: VoidAck
     abort: Abort
-    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., key_advert: _Optional[_Union[KeyAdvert, _Mapping]] = ..., epoch_ack: _Optional[_Union[EpochAck, _Mapping]] = ..., survivor_signature: _Optional[_Union[SurvivorSignature, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., result_ack: _Optional[_Union[ResultAck, _Mapping]] = ..., void_ack: _Optional[_Union[VoidAck, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+    he_keys: HeKeys
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., key_advert: _Optional[_Union[KeyAdvert, _Mapping]] = ..., epoch_ack: _Optional[_Union[EpochAck, _Mapping]] = ..., survivor_signature: _Optional[_Union[SurvivorSignature, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., result_ack: _Optional[_Union[ResultAck, _Mapping]] = ..., void_ack: _Optional[_Union[VoidAck, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., he_keys: _Optional[_Union[HeKeys, _Mapping]] = ...) -> None: ...
 
 class AggregatorEnvelope(_message.Message):
-    __slots__ = ("attachment", "open_epoch", "epoch_keys", "epoch_ready", "plan", "survivor_set", "reveal_request", "result", "void_request", "catch_up", "finished", "abort")
+    __slots__ = ("attachment", "open_epoch", "epoch_keys", "epoch_ready", "plan", "survivor_set", "reveal_request", "result", "void_request", "catch_up", "finished", "abort", "he_keys", "decrypt_request")
     ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
     OPEN_EPOCH_FIELD_NUMBER: _ClassVar[int]
     EPOCH_KEYS_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +46,8 @@ class AggregatorEnvelope(_message.Message):
     CATCH_UP_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    HE_KEYS_FIELD_NUMBER: _ClassVar[int]
+    DECRYPT_REQUEST_FIELD_NUMBER: _ClassVar[int]
     attachment: bytes
     open_epoch: OpenEpoch
     epoch_keys: EpochKeys
@@ -56,7 +60,9 @@ class AggregatorEnvelope(_message.Message):
     catch_up: CatchUp
     finished: Finished
     abort: Abort
-    def __init__(self, attachment: _Optional[bytes] = ..., open_epoch: _Optional[_Union[OpenEpoch, _Mapping]] = ..., epoch_keys: _Optional[_Union[EpochKeys, _Mapping]] = ..., epoch_ready: _Optional[_Union[EpochReady, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., survivor_set: _Optional[_Union[SurvivorSet, _Mapping]] = ..., reveal_request: _Optional[_Union[RevealRequest, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., void_request: _Optional[_Union[VoidRequest, _Mapping]] = ..., catch_up: _Optional[_Union[CatchUp, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+    he_keys: HeKeys
+    decrypt_request: DecryptRequest
+    def __init__(self, attachment: _Optional[bytes] = ..., open_epoch: _Optional[_Union[OpenEpoch, _Mapping]] = ..., epoch_keys: _Optional[_Union[EpochKeys, _Mapping]] = ..., epoch_ready: _Optional[_Union[EpochReady, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., survivor_set: _Optional[_Union[SurvivorSet, _Mapping]] = ..., reveal_request: _Optional[_Union[RevealRequest, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., void_request: _Optional[_Union[VoidRequest, _Mapping]] = ..., catch_up: _Optional[_Union[CatchUp, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., he_keys: _Optional[_Union[HeKeys, _Mapping]] = ..., decrypt_request: _Optional[_Union[DecryptRequest, _Mapping]] = ...) -> None: ...
 
 class UploadPart(_message.Message):
     __slots__ = ("bundle", "chunk")
@@ -95,7 +101,7 @@ class Heartbeat(_message.Message):
     def __init__(self) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("signature", "node", "version", "policy_hash", "base_fingerprint", "layout_digest", "dimension", "run_hash", "epoch", "closed_round")
+    __slots__ = ("signature", "node", "version", "policy_hash", "base_fingerprint", "layout_digest", "dimension", "run_hash", "epoch", "closed_round", "approval_used_by")
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +112,7 @@ class Hello(_message.Message):
     RUN_HASH_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CLOSED_ROUND_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_USED_BY_FIELD_NUMBER: _ClassVar[int]
     signature: bytes
     node: str
     version: str
@@ -116,7 +123,8 @@ class Hello(_message.Message):
     run_hash: bytes
     epoch: int
     closed_round: int
-    def __init__(self, signature: _Optional[bytes] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., policy_hash: _Optional[bytes] = ..., base_fingerprint: _Optional[bytes] = ..., layout_digest: _Optional[bytes] = ..., dimension: _Optional[int] = ..., run_hash: _Optional[bytes] = ..., epoch: _Optional[int] = ..., closed_round: _Optional[int] = ...) -> None: ...
+    approval_used_by: bytes
+    def __init__(self, signature: _Optional[bytes] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., policy_hash: _Optional[bytes] = ..., base_fingerprint: _Optional[bytes] = ..., layout_digest: _Optional[bytes] = ..., dimension: _Optional[int] = ..., run_hash: _Optional[bytes] = ..., epoch: _Optional[int] = ..., closed_round: _Optional[int] = ..., approval_used_by: _Optional[bytes] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("code", "cause", "hint")
@@ -129,9 +137,9 @@ class Abort(_message.Message):
     def __init__(self, code: _Optional[str] = ..., cause: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class Manifest(_message.Message):
-    __slots__ = ("run_id", "version", "nodes", "policy_hash", "base_fingerprint", "layout_digest", "dimension", "lanes_per_word", "scalars", "max_update", "scale_bits", "privacy", "protection", "colluding", "threshold", "min_survivors", "rounds", "epoch_rounds", "hash_name", "cipher_name", "aggregator", "noise_multiplier")
+    __slots__ = ("run_id", "versions", "nodes", "policy_hash", "base_fingerprint", "layout_digest", "dimension", "lanes_per_word", "scalars", "max_update", "scale_bits", "privacy", "protection", "colluding", "threshold", "min_survivors", "rounds", "epoch_rounds", "hash_name", "cipher_name", "aggregator", "noise_multiplier", "start_epoch", "start_round", "start_result", "start_state")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     POLICY_HASH_FIELD_NUMBER: _ClassVar[int]
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -152,8 +160,12 @@ class Manifest(_message.Message):
     CIPHER_NAME_FIELD_NUMBER: _ClassVar[int]
     AGGREGATOR_FIELD_NUMBER: _ClassVar[int]
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    START_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    START_ROUND_FIELD_NUMBER: _ClassVar[int]
+    START_RESULT_FIELD_NUMBER: _ClassVar[int]
+    START_STATE_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
-    version: str
+    versions: _containers.RepeatedScalarFieldContainer[str]
     nodes: _containers.RepeatedScalarFieldContainer[str]
     policy_hash: bytes
     base_fingerprint: bytes
@@ -174,7 +186,11 @@ class Manifest(_message.Message):
     cipher_name: str
     aggregator: bytes
     noise_multiplier: float
-    def __init__(self, run_id: _Optional[bytes] = ..., version: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ..., policy_hash: _Optional[bytes] = ..., base_fingerprint: _Optional[bytes] = ..., layout_digest: _Optional[bytes] = ..., dimension: _Optional[int] = ..., lanes_per_word: _Optional[int] = ..., scalars: _Optional[_Iterable[str]] = ..., max_update: _Optional[float] = ..., scale_bits: _Optional[int] = ..., privacy: _Optional[str] = ..., protection: _Optional[str] = ..., colluding: _Optional[int] = ..., threshold: _Optional[int] = ..., min_survivors: _Optional[int] = ..., rounds: _Optional[int] = ..., epoch_rounds: _Optional[int] = ..., hash_name: _Optional[str] = ..., cipher_name: _Optional[str] = ..., aggregator: _Optional[bytes] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
+    start_epoch: int
+    start_round: int
+    start_result: bytes
+    start_state: bytes
+    def __init__(self, run_id: _Optional[bytes] = ..., versions: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., policy_hash: _Optional[bytes] = ..., base_fingerprint: _Optional[bytes] = ..., layout_digest: _Optional[bytes] = ..., dimension: _Optional[int] = ..., lanes_per_word: _Optional[int] = ..., scalars: _Optional[_Iterable[str]] = ..., max_update: _Optional[float] = ..., scale_bits: _Optional[int] = ..., privacy: _Optional[str] = ..., protection: _Optional[str] = ..., colluding: _Optional[int] = ..., threshold: _Optional[int] = ..., min_survivors: _Optional[int] = ..., rounds: _Optional[int] = ..., epoch_rounds: _Optional[int] = ..., hash_name: _Optional[str] = ..., cipher_name: _Optional[str] = ..., aggregator: _Optional[bytes] = ..., noise_multiplier: _Optional[float] = ..., start_epoch: _Optional[int] = ..., start_round: _Optional[int] = ..., start_result: _Optional[bytes] = ..., start_state: _Optional[bytes] = ...) -> None: ...
 
 class OpenEpoch(_message.Message):
     __slots__ = ("signature", "manifest", "epoch", "first_round")
@@ -189,18 +205,20 @@ class OpenEpoch(_message.Message):
     def __init__(self, signature: _Optional[bytes] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ..., epoch: _Optional[int] = ..., first_round: _Optional[int] = ...) -> None: ...
 
 class KeyAdvert(_message.Message):
-    __slots__ = ("signature", "node", "run_hash", "epoch", "public")
+    __slots__ = ("signature", "node", "run_hash", "epoch", "public", "holds_start")
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     RUN_HASH_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_START_FIELD_NUMBER: _ClassVar[int]
     signature: bytes
     node: str
     run_hash: bytes
     epoch: int
     public: bytes
-    def __init__(self, signature: _Optional[bytes] = ..., node: _Optional[str] = ..., run_hash: _Optional[bytes] = ..., epoch: _Optional[int] = ..., public: _Optional[bytes] = ...) -> None: ...
+    holds_start: bool
+    def __init__(self, signature: _Optional[bytes] = ..., node: _Optional[str] = ..., run_hash: _Optional[bytes] = ..., epoch: _Optional[int] = ..., public: _Optional[bytes] = ..., holds_start: _Optional[bool] = ...) -> None: ...
 
 class EpochKeys(_message.Message):
     __slots__ = ("run_hash", "epoch", "adverts")
@@ -211,6 +229,20 @@ class EpochKeys(_message.Message):
     epoch: int
     adverts: _containers.RepeatedCompositeFieldContainer[KeyAdvert]
     def __init__(self, run_hash: _Optional[bytes] = ..., epoch: _Optional[int] = ..., adverts: _Optional[_Iterable[_Union[KeyAdvert, _Mapping]]] = ...) -> None: ...
+
+class HeKeys(_message.Message):
+    __slots__ = ("signature", "node", "roster_hash", "context", "sealed")
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_HASH_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    signature: bytes
+    node: str
+    roster_hash: bytes
+    context: bytes
+    sealed: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, signature: _Optional[bytes] = ..., node: _Optional[str] = ..., roster_hash: _Optional[bytes] = ..., context: _Optional[bytes] = ..., sealed: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class EpochAck(_message.Message):
     __slots__ = ("signature", "node", "roster_hash")
@@ -371,6 +403,18 @@ class RevealRequest(_message.Message):
     ctx: bytes
     signatures: _containers.RepeatedCompositeFieldContainer[SurvivorSignature]
     def __init__(self, ctx: _Optional[bytes] = ..., signatures: _Optional[_Iterable[_Union[SurvivorSignature, _Mapping]]] = ...) -> None: ...
+
+class DecryptRequest(_message.Message):
+    __slots__ = ("signature", "ctx", "sum_root", "signatures")
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CTX_FIELD_NUMBER: _ClassVar[int]
+    SUM_ROOT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    signature: bytes
+    ctx: bytes
+    sum_root: bytes
+    signatures: _containers.RepeatedCompositeFieldContainer[SurvivorSignature]
+    def __init__(self, signature: _Optional[bytes] = ..., ctx: _Optional[bytes] = ..., sum_root: _Optional[bytes] = ..., signatures: _Optional[_Iterable[_Union[SurvivorSignature, _Mapping]]] = ...) -> None: ...
 
 class Reveal(_message.Message):
     __slots__ = ("signature", "node", "ctx", "self_shares", "pair_shares", "leaves")
