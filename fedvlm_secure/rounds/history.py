@@ -14,22 +14,23 @@ from fedvlm_secure.rounds.participation import PATTERN_CODE, find_pattern
 from fedvlm_secure.rounds.storage import Journal
 from fedvlm_secure.secagg.messages import Manifest
 from fedvlm_secure.secagg.survivors import RefusedSurvivors
-from fedvlm_secure.types import Float32Vector, NodeId
+from fedvlm_secure.types import Digest, Float32Vector, NodeId
 
 
-def history_key(population: str, manifest: Manifest, weights: Float32Vector) -> str:
-    """Journal key of the sets signed for one population from one model; `weights` is the state's model, float32 [d]."""
-    return f"history/{population}/{_model(manifest, weights)}"
-
-
-def cohorts_key(population: str, manifest: Manifest, weights: Float32Vector) -> str:
-    """Journal key of the cohorts that had this population's update from one model."""
-    return f"cohorts/{population}/{_model(manifest, weights)}"
-
-
-def _model(manifest: Manifest, weights: Float32Vector) -> str:
+def model_digest(manifest: Manifest, weights: Float32Vector) -> Digest:
+    """What one model is known by here; `weights` is the state's model, float32 [d]."""
     stripped = ServerState(weights).digest
-    return canonical.digest("model", manifest.base_fingerprint, manifest.layout_digest, stripped).hex()
+    return canonical.digest("model", manifest.base_fingerprint, manifest.layout_digest, stripped)
+
+
+def history_key(population: str, model: Digest) -> str:
+    """Journal key of the sets signed for one population from one model."""
+    return f"history/{population}/{model.hex()}"
+
+
+def cohorts_key(population: str, model: Digest) -> str:
+    """Journal key of the cohorts that had this population's update from one model."""
+    return f"cohorts/{population}/{model.hex()}"
 
 
 def check_history(journal: Journal, key: str, survivors: tuple[NodeId, ...], colluding: int) -> bytes:

@@ -36,7 +36,7 @@ from fedvlm_secure.types import Digest, NodeId, Secret
 
 ROUND_SECRETS = ("round/integers", "round/scalars", "round/seeds", "round/content", "round/opened")
 SUM_KEYS = ("round/sum", "round/sum-root", "round/sum-bundle")
-ROUND_KEYS = (*ROUND_SECRETS, "round/plan", "round/bundle", "round/signed", *SUM_KEYS)
+ROUND_KEYS = (*ROUND_SECRETS, "round/plan", "round/model", "round/bundle", "round/signed", *SUM_KEYS)
 RUN_SECRETS = ("epoch/roots", "epoch/private", "epoch/he-secrets", *ROUND_KEYS)
 """What is erased once a run is over here."""
 
@@ -171,6 +171,14 @@ class NodeMemory(JournalRecords):
     @property
     def plan(self) -> Plan | None:
         return self.record(Plan, "round/plan")
+
+    @property
+    def model(self) -> Digest:
+        """`history.model_digest` of the state that the accepted plan starts from."""
+        raw = self.journal.get("round/model")
+        if raw is None:
+            raise ValueError("no plan is accepted")
+        return Digest(raw)
 
     @property
     def ctx(self) -> Digest | None:

@@ -14,7 +14,7 @@ from fedvlm_secure.rounds.cohorts import check_cohort
 from fedvlm_secure.rounds.encoding import encode_update
 from fedvlm_secure.rounds.he_node import NodeHe
 from fedvlm_secure.rounds.he_terms import is_masked
-from fedvlm_secure.rounds.history import check_history, check_participation, cohorts_key, history_key
+from fedvlm_secure.rounds.history import check_history, check_participation, cohorts_key, history_key, model_digest
 from fedvlm_secure.rounds.node_memory import (
     ROUND_KEYS,
     ROUND_SECRETS,
@@ -73,10 +73,11 @@ class NodeRound:
             raise UnexpectedMessage("Plan before the epoch is ready")
         if current is None or message != current:
             self._check_plan(message, closing, agreed)
-            refused = self._refuse_cohort() or self._reserve(message)
+            model = model_digest(memory.manifest, memory.state.model)
+            refused = self._refuse_cohort(model) or self._reserve(message)
             if refused:
                 return refused
-            self._accept(message, current)
+            self._accept(message, current, model)
         return self._carry_on(message)
 
     def _check_plan(self, message: Plan, closing: Closing, roster_hash: Digest) -> None:
@@ -108,22 +109,15 @@ class NodeRound:
             if shown != closing:
                 raise PeerViolation("BAD_CERTIFICATE", "the certificate is of another closing than this node's", "")
 
-    def _refuse_cohort(self) -> tuple[NodeAction, ...]:
+    def _refuse_cohort(self, model: Digest) -> tuple[NodeAction, ...]:
         """Leave a cohort whose sum could be too close to an earlier one, unnoticed; empty if it is not."""
-        if self.own.other_cohorts:
-            return ()
+        own, memory = self.own, self.own.memory
         try:
-            self._cohorts()
+            check_cohort(memory.journal, cohorts_key(own.population, model), memory.manifest, accept=own.other_cohorts)
         except PeerViolation as error:
             reason = Abort(code=error.code, cause="this hospital had its update in a sum of another cohort", hint="")
             return (Send(reason), Stop(error))
         return ()
-
-    def _cohorts(self) -> tuple[str, bytes]:
-        """Journal key and content of the cohorts that had an update from this state, with the present one."""
-        own, memory = self.own, self.own.memory
-        key = cohorts_key(own.population, memory.manifest, memory.state.model)
-        return key, check_cohort(memory.journal, key, memory.manifest, accept=own.other_cohorts)
 
     def _reserve(self, message: Plan) -> tuple[NodeAction, ...]:
         """Ask the purse before anything is trained; empty when the round is covered, else what to do instead.
@@ -167,17 +161,17 @@ class NodeRound:
             )
         )
 
-    def _accept(self, message: Plan, current: Plan | None) -> None:
+    def _accept(self, message: Plan, current: Plan | None, model: Digest) -> None:
         same_round = current is not None and current.round == message.round
         kept = {"round/integers", "round/scalars"} if same_round else set()
         memory = self.own.memory
-        puts: dict[str, bytes | Record] = {"round/plan": message}
+        puts: dict[str, bytes | Record] = {"round/plan": message, "round/model": model}
         if is_masked(memory.manifest):  # now, so that the masks can be expanded before there is an update
             puts["round/seeds"] = encode_seeds(AttemptSeeds.draw(self.own.entropy))
         roots = memory.roots_for(message.round)
         if roots is not None:  # a node that never revealed loses the earlier rounds' roots here
             puts["epoch/roots"] = encode_roots(roots, message.round)
-        memory.commit(puts, [key for key in ROUND_KEYS if key not in kept and key != "round/plan"])
+        memory.commit(puts, [key for key in ROUND_KEYS if key not in kept and key not in puts])
 
     def _carry_on(self, plan: Plan) -> tuple[NodeAction, ...]:
         memory = self.own.memory
@@ -230,8 +224,8 @@ class NodeRound:
             "round/integers": integers,
             "round/scalars": canonical.encode(scalars),
         }
-        key, cohorts = self._cohorts()
-        stored[key] = cohorts
+        key = cohorts_key(own.population, memory.model)
+        stored[key] = check_cohort(memory.journal, key, memory.manifest, accept=own.other_cohorts)
         if memory.charged is not None:
             stored["run/charge"] = encode_charge(round_number, uploaded=True)
         return upload.enter(plan, vector, stored)
@@ -266,7 +260,7 @@ class NodeRound:
         ctx = context_of(plan, memory.manifest)
         try:
             opened = self._check_set(message, plan)
-            key = history_key(own.population, memory.manifest, memory.state.model)
+            key = history_key(own.population, memory.model)
             history = check_history(memory.journal, key, nodes, memory.manifest.colluding)
             pattern = check_participation(own, plan.round, nodes)
         except RefusedSurvivors as refused:
