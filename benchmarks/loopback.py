@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import process_bytes
-from benchmarks.stub_node import BEGUN, DIMENSION, NOTES, PLANNED, TRAIN_S, TRAINED, UPLOADED
+from benchmarks.stub_node import BEGUN, DIMENSION, MEMORY, NOTES, PLANNED, TRAIN_S, TRAINED, UPLOADED
 from fedvlm_secure.cli.children import Child
 from fedvlm_secure.cli.consortium import AGGREGATOR, Consortium, Member
 from fedvlm_secure.cli.hospitals import Hospital
@@ -76,16 +76,19 @@ class Rounds:
     aggregator_peak_bytes: int
 
 
-def run_rounds(*, nodes: int, dimension: int, rounds: int, protected: bool, train_s: float = 0.0) -> Rounds:
+def run_rounds(
+    *, nodes: int, dimension: int, rounds: int, protected: bool, train_s: float = 0.0, memory: bool = True
+) -> Rounds:
     """One run.
 
     Args:
+        memory: whether peaks are forgotten between rounds, which takes tens of milliseconds; else they mean nothing.
         rounds: at least 4; the first is not counted, the last has no next one to be measured by.
 
     Raises:
         RunAborted, ChildFailed: the run did not end well.
     """
-    with tempfile.TemporaryDirectory() as name, _environment(dimension, train_s):
+    with tempfile.TemporaryDirectory() as name, _environment(dimension, train_s, memory=memory):
         folder = Path(name)
         policy = folder / "policy.yaml"
         base = POLICIES / ("fedavg.yaml" if protected else "unprotected.yaml")
@@ -122,10 +125,10 @@ def _notes(path: Path) -> list[Note]:
 
 
 @contextmanager
-def _environment(dimension: int, train_s: float) -> Iterator[None]:
+def _environment(dimension: int, train_s: float, *, memory: bool) -> Iterator[None]:
     """What the stubbed hospitals read; children inherit it."""
     before = dict(os.environ)
-    os.environ |= {DIMENSION: str(dimension), TRAIN_S: str(train_s)}
+    os.environ |= {DIMENSION: str(dimension), TRAIN_S: str(train_s), MEMORY: "1" if memory else ""}
     try:
         yield
     finally:

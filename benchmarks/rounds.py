@@ -108,7 +108,7 @@ def latency(nodes: int, dimension: int, rounds: int) -> list[Row]:
     """Wall time of a round in which training takes none, journals and their fsyncs included."""
     with tempfile.TemporaryDirectory() as folder:
         one_fsync_s = fsync_s(Path(folder))
-    run = run_rounds(nodes=nodes, dimension=dimension, rounds=rounds, protected=True)
+    run = run_rounds(nodes=nodes, dimension=dimension, rounds=rounds, protected=True, memory=False)
     return [
         Row(
             name=f"latency/n{nodes}-d{size_name(dimension)}",
