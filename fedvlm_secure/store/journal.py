@@ -19,11 +19,11 @@ from fedvlm_secure.store.lock import StateLock
 from fedvlm_secure.store.private_files import (
     FILE_MODE,
     disk_full,
+    overwrite,
     private_folder,
     read_only,
     storage_error,
     sync_folder,
-    write_all,
 )
 
 _APPLICATION_ID = 0x46564C4D  # "FVLM": tells a journal from any other SQLite file
@@ -33,7 +33,6 @@ _LARGE = "journal-large"
 
 _LONGEST_ROW = 1 << 20
 _SMALLEST_PAGE = 512
-_ZEROS = bytes(1 << 16)
 _PRAGMAS = (
     # First of all, and before anything is read: what a crash left is then rolled back without the file being deleted.
     "locking_mode=EXCLUSIVE",
@@ -247,15 +246,7 @@ class SqliteJournal:
         any point here loses nothing; the next start overwrites again.
         """
         try:
-            handle = os.open(self._rollback, os.O_WRONLY)
-            try:
-                left = os.fstat(handle).st_size
-                while left > 0:
-                    write_all(handle, _ZEROS[: min(left, len(_ZEROS))])
-                    left -= len(_ZEROS)
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            overwrite(self._rollback)
         except OSError as error:
             raise storage_error(self._rollback, error) from error
 

@@ -13,12 +13,11 @@ from fedvlm_secure.canonical import decode, encode
 from fedvlm_secure.errors import StorageError
 from fedvlm_secure.rounds.vectors import Drafted
 from fedvlm_secure.secagg.merkle import CHUNK_BYTES, leaf_hash
-from fedvlm_secure.store.private_files import FILE_MODE, storage_error, sync_folder, write_all
+from fedvlm_secure.store.private_files import FILE_MODE, overwrite, storage_error, sync_folder, write_all
 from fedvlm_secure.types import DIGEST_BYTES, Digest
 
 _PREFIX, _SUFFIX, _GONE = "value-", ".large", ".gone"
 _IN_FLIGHT = 1
-_ZEROS = bytes(1 << 16)
 
 
 class LargeValues:
@@ -200,15 +199,7 @@ def _overwrite(path: Path) -> None:
     gone = path.with_suffix(_GONE)
     try:
         os.replace(path, gone)
-        handle = os.open(gone, os.O_WRONLY)
-        try:
-            left = os.fstat(handle).st_size
-            while left > 0:
-                write_all(handle, _ZEROS[: min(left, len(_ZEROS))])
-                left -= len(_ZEROS)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        overwrite(gone)
         gone.unlink()
     except OSError as error:
         raise storage_error(path, error) from error

@@ -12,6 +12,7 @@ from fedvlm_secure.errors import StorageError
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
+_ZEROS = bytes(1 << 16)
 
 
 def storage_error(path: Path, error: OSError, size_bytes: int = 0) -> StorageError:
@@ -93,3 +94,20 @@ def write_all(handle: int, content: bytes | memoryview) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(handle, left) :]
+
+
+def overwrite(path: Path) -> None:
+    """Fill a file with zeros, durably, before it is removed: what a disk keeps of removed files says nothing then.
+
+    Raises:
+        OSError: as the operating system says.
+    """
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        left = os.fstat(handle).st_size
+        while left > 0:
+            write_all(handle, _ZEROS[: min(left, len(_ZEROS))])
+            left -= len(_ZEROS)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
