@@ -6,10 +6,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedvlm_secure.errors import FedvlmError, PeerViolation
-from fedvlm_secure.secagg.merkle import CHUNK_BYTES, chunk_root
+from fedvlm_secure.rounds.vectors import StoredVector
 from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage
+from fedvlm_secure.store.attachment import FileAttachment
 from fedvlm_secure.store.event_log import EventLog
 from fedvlm_secure.types import Digest
 from fedvlm_secure.wire.codec import from_wire, to_wire
@@ -45,7 +47,7 @@ class Received:
 
     connection: int
     message: AggregatorMessage
-    attachment: bytes | None
+    attachment: StoredVector | None
 
 
 class Link:
@@ -54,6 +56,7 @@ class Link:
     Args:
         dial: opens a channel; see `channel.dial`.
         events: gets Connected and Received.
+        folder: where attachments are held while they come.
         max_attachment_bytes: larger ones are refused before they are held.
         sent: counts what leaves.
     """
@@ -65,17 +68,18 @@ class Link:
         log: EventLog,
         sent: SentBytes,
         *,
+        folder: Path,
         max_attachment_bytes: int,
     ) -> None:
         self._dial, self._events, self._log, self._sent = dial, events, log, sent
-        self._max_attachment_bytes = max_attachment_bytes
+        self._folder, self._max_attachment_bytes = folder, max_attachment_bytes
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._connection = 0
         self._spoke = False  # whether a message came over the last connection
         self._outgoing: queue.Queue[bytes | None] = queue.Queue()
         self._channel: grpc.Channel | None = None
-        self._partial: tuple[Digest, bytearray] | None = None
+        self._partial: tuple[Digest, FileAttachment] | None = None
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     def start(self) -> None:
@@ -161,38 +165,42 @@ class Link:
 
     def _take(self, connection: int, channel: grpc.Channel, raw: bytes) -> None:
         envelope = from_wire(AggregatorEnvelope, raw)
-        content = self._download(channel, Digest(envelope.attachment)) if envelope.attachment else None
+        attachment = self._download(channel, Digest(envelope.attachment)) if envelope.attachment else None
         message: AggregatorMessage = envelope.body  # type: ignore[assignment]  # the envelope's bodies are these
-        self._events.put(Received(connection, message, content))
+        self._events.put(Received(connection, message, attachment))
 
-    def _download(self, channel: grpc.Channel, root: Digest) -> bytes:
-        """Fetch an attachment chunk by chunk; one that was cut goes on where it stood.
+    def _download(self, channel: grpc.Channel, root: Digest) -> StoredVector:
+        """Fetch an attachment chunk by chunk onto the disk; one that was cut goes on where it stood.
 
         Raises:
             PeerViolation: ATTACHMENT_TOO_LARGE, CHUNK_ORDER, ATTACHMENT_WRONG, or MALFORMED_MESSAGE.
+            StorageError: it cannot be held.
         """
         if self._partial is None or self._partial[0] != root:
-            self._partial = (root, bytearray())
-        content = self._partial[1]
-        if not content or len(content) % CHUNK_BYTES == 0:
-            request = DownloadRequest(root=root, first_chunk=len(content) // CHUNK_BYTES)
+            self._partial = None  # the older one's disk space goes before the next one needs some
+            self._partial = (root, FileAttachment(self._folder))
+        held = self._partial[1]
+        if held.is_open:
+            request = DownloadRequest(root=root, first_chunk=held.chunks)
             for raw in channel.unary_stream(DOWNLOAD, None, None)(self._sent.control(to_wire(request))):
-                chunk = from_wire(Chunk, raw)
-                if chunk.index * CHUNK_BYTES != len(content) or not chunk.content:  # empty ones could go on for ever
-                    self._partial = None
-                    raise PeerViolation("CHUNK_ORDER", "an attachment's chunks came out of order", "connect again")
-                if len(content) + len(chunk.content) > self._max_attachment_bytes:
-                    self._partial = None
-                    raise PeerViolation(
-                        "ATTACHMENT_TOO_LARGE",
-                        f"an attachment is larger than the {self._max_attachment_bytes} bytes it can need",
-                        "the aggregator offers another model than this node's",
-                    )
-                content += chunk.content
+                self._append(held, from_wire(Chunk, raw))
         self._partial = None
-        if chunk_root(memoryview(content)) != root:
+        if held.root != root:
             raise PeerViolation("ATTACHMENT_WRONG", "an attachment is not what its root says", "connect again")
-        return bytes(content)
+        return held
+
+    def _append(self, held: FileAttachment, chunk: Chunk) -> None:
+        if chunk.index != held.chunks or not held.is_open or not chunk.content:  # empty ones could go on for ever
+            self._partial = None
+            raise PeerViolation("CHUNK_ORDER", "an attachment's chunks came out of order", "connect again")
+        if held.size_bytes + len(chunk.content) > self._max_attachment_bytes:
+            self._partial = None
+            raise PeerViolation(
+                "ATTACHMENT_TOO_LARGE",
+                f"an attachment is larger than the {self._max_attachment_bytes} bytes it can need",
+                "the aggregator offers another model than this node's",
+            )
+        held.append(chunk.content)
 
 
 def refusal(error: grpc.RpcError) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """`fedvlm-node serve`: a hospital's long-running service, from the first dial to the last scored state.
 
 STATE/journal/        the machine's journal, locked while the service runs
+STATE/attachments/    sums and states while they come, in files without a name
 STATE/metrics.jsonl   this hospital's own scores
 STATE/runs/RUN/       audit.jsonl, this hospital's signed records of a run
 """
@@ -168,6 +169,7 @@ class _Service:
             self._events,
             log,
             sent,
+            folder=config.state / "attachments",
             max_attachment_bytes=_largest_attachment(training.layout),
         )
         self._masks = MasksAhead()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,14 @@ from fedvlm_secure.ring.keystream import CHUNK_WORDS
 from fedvlm_secure.ring.lanes import WORD_BITS
 from fedvlm_secure.ring.vector import SCALAR_LIMIT, VectorFormat, check_words
 from fedvlm_secure.types import Int64Vector, Words
+
+
+class WordSource(Protocol):
+    """uint64 words that can be had slice by slice: an array, or a file that is too large to be held."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Words: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Carriage:
         for at in range(0, self.ciphertexts, self.per_chunk):
             yield range(at, min(at + self.per_chunk, self.ciphertexts))
 
-    def split_scalars(self, words: Words) -> Int64Vector:
+    def split_scalars(self, words: WordSource) -> Int64Vector:
         """One node's scalars in limbs of `value_bits`, lowest first: int64 [len(scalars) * limbs]."""
         width = np.uint64(self.parameters.value_bits)
         scalars = words[self.format.lane_words : self.format.payload_words]
@@ -81,7 +90,7 @@ class Carriage:
         shifted = limbs.astype(np.uint64).reshape(-1, self.limbs) << (np.arange(self.limbs, dtype=np.uint64) * width)
         words[self.format.lane_words : self.format.payload_words] = shifted.sum(axis=1, dtype=np.uint64)
 
-    def read(self, words: Words, limbs: Int64Vector, batch: range) -> Int64Vector:
+    def read(self, words: WordSource, limbs: Int64Vector, batch: range) -> Int64Vector:
         """The values of a batch, int64 [len(batch), M], of plain packed words (one node's, or a sum) and its limbs."""
         size = self.parameters.values
         start, stop = batch.start * size, batch.stop * size

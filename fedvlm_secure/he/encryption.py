@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fedvlm_secure.he.carriage import Carriage
+from fedvlm_secure.he.carriage import Carriage, WordSource
 from fedvlm_secure.he.cipher import Cipher
 from fedvlm_secure.he.parameters import TAG_PRIME
 from fedvlm_secure.he.tags import LaneHash, TagPads
@@ -25,7 +25,7 @@ def pack_slots(carriage: Carriage, lanes: Int64Vector, tags: Int64Vector) -> Wor
 
 
 def encrypt_words(
-    words: Words, *, carriage: Carriage, cipher: Cipher, group_key: Secret, ctx: Digest, node: NodeId
+    words: WordSource, *, carriage: Carriage, cipher: Cipher, group_key: Secret, ctx: Digest, node: NodeId
 ) -> Iterator[bytes]:
     """One node's upload in chunks of 1 MiB; memory beyond `words` is a few chunks, whatever d.
 
@@ -33,7 +33,7 @@ def encrypt_words(
     would use the tags' one-time pads twice.
 
     Args:
-        words: uint64 [carriage.format.words], plain, from `VectorFormat.pack`.
+        words: uint64 [carriage.format.words], plain, from `VectorFormat.pack`; read in slices, each word once per lane.
         cipher: of the epoch's seed (`GroupSecrets.seed`) and `carriage.parameters`.
         ctx: the attempt's context; it covers the digest of the `HeContext`.
 
@@ -41,11 +41,11 @@ def encrypt_words(
         Little-endian residues; `carriage.words` words in all. Every chunk but the last has 1 MiB.
 
     Raises:
-        ValueError: wrong shape, a value outside its lane, or a cipher of other parameters.
+        ValueError: wrong length, a value outside its lane, or a cipher of other parameters.
     """
     own = carriage.parameters
-    if words.dtype != np.uint64 or words.shape != (carriage.format.words,):
-        raise ValueError(f"words must be uint64 [{carriage.format.words}]")
+    if len(words) != carriage.format.words:
+        raise ValueError(f"there must be {carriage.format.words} words")
     if cipher.parameters != own:
         raise ValueError("the cipher has other parameters than the carriage")
     hashing = LaneHash(group_key, ctx, own)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedvlm_secure.errors import FedvlmError
-from fedvlm_secure.rounds.vectors import StoredVector, chunk_count
+from fedvlm_secure.rounds.vectors import StoredVector, chunks_of
 from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage, UploadBundle
 from fedvlm_secure.types import Digest, Float32Vector, NodeId
 
@@ -33,7 +33,7 @@ class Upload:
     @property
     def content(self) -> bytes:
         """The whole vector at once: for those who hold it in memory anyway, as a simulation does."""
-        return b"".join(self.vector.chunk(index) or b"" for index in range(chunk_count(self.vector)))
+        return b"".join(chunks_of(self.vector))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from fedvlm_secure.rounds.he_aggregator import EncryptedRound
 from fedvlm_secure.rounds.he_terms import is_masked, upload_words
 from fedvlm_secure.rounds.participation import PATTERN_CODE
 from fedvlm_secure.rounds.terms import cohort_of, context_of, totals, vector_of
+from fedvlm_secure.rounds.vectors import as_bytes, cut
 from fedvlm_secure.secagg.headers import check_header
-from fedvlm_secure.secagg.merkle import chunk_root, tree_path, tree_root
+from fedvlm_secure.secagg.merkle import tree_path, tree_root
 from fedvlm_secure.secagg.messages import (
     Certificate,
     DealtShares,
@@ -247,11 +248,12 @@ class AggregatorRound:
             unmasking.remove_masks(total, chosen, pool=self.own.pool, parts=self.own.parts)
         return total
 
-    def publish(self, total: Words, content: bytes | memoryview | None = None) -> None:
+    def publish(self, total: Words, published: Words | None = None) -> None:
         """R4: the server step, then the signed result; both are journalled before anybody hears of them.
 
         Args:
-            content: what is published, if it is more than the sum's words.
+            total: the sum, uint64 [words].
+            published: the words to publish, if they are more than the sum's.
 
         Raises:
             PeerViolation: BAD_SUM, a check word does not fit (a fault in memory or keystream somewhere).
@@ -264,18 +266,16 @@ class AggregatorRound:
             )
         except ValueError as error:
             raise PeerViolation("BAD_SUM", f"the sum of round {plan.round} does not unpack: {error}", "") from error
-        if content is None:
-            content = total.astype("<u8", copy=False).data.cast("B")
+        sum_root = self.own.blobs.put(cut(as_bytes(total if published is None else published)))
         result = self.own.signer.sign(
             Result,
             run_hash=memory.manifest.run_hash,
             round=plan.round,
             ctx=self.ctx,
             survivors=survivors,
-            sum_root=chunk_root(content),
+            sum_root=sum_root,
             state_hash=state.digest,
         )
-        self.own.blobs.put(result.sum_root, content)
         digests = _digests(before=memory.closing.state_hash, after=state.digest, result=result.digest)
         summary = canonical.encode(
             {**self._summary(scalars, state.model - memory.state.model), "ctx": result.ctx.hex(), **digests}
@@ -364,9 +364,7 @@ class AggregatorRound:
         memory.commit({**puts, summary_key(closing.round): summary})
         self.own.spool.discard(ctx)
         EncryptedRound(self.own).discard()
-        content = state.to_bytes()
-        root = chunk_root(content)
-        self.own.blobs.put(root, content)
+        root = self.own.blobs.put(cut(state.to_bytes()))
         result = memory.result
         self.own.blobs.keep_only([root] if result is None else [root, result.sum_root])
 

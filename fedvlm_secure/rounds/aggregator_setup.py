@@ -15,6 +15,7 @@ from fedvlm_secure.rounds.he_terms import context_in, is_encrypted
 from fedvlm_secure.rounds.manifest import make_manifest, versions_of
 from fedvlm_secure.rounds.start import check_vouchers, is_continuation, new_start
 from fedvlm_secure.rounds.terms import context_of
+from fedvlm_secure.rounds.vectors import cut
 from fedvlm_secure.secagg.merkle import chunk_root
 from fedvlm_secure.secagg.messages import EpochAck, EpochKeys, EpochReady, HeKeys, Hello, KeyAdvert, Manifest, OpenEpoch
 from fedvlm_secure.secagg.record import Record
@@ -112,8 +113,7 @@ class AggregatorSetup:
         if (before.manifest.layout_digest, before.manifest.dimension) != (layout_digest, dimension):
             raise PeerViolation("LAYOUT_MISMATCH", "the hospitals build another model than this run's", "")
         known_as = [*memory.known_as, before.manifest.run_hash]
-        content = memory.state.to_bytes()
-        own.blobs.put(chunk_root(content), content)
+        own.blobs.put(cut(memory.state.to_bytes()))
         puts = {"known-as": canonical.encode(known_as)}
         self._open(manifest, epoch=manifest.start_epoch, first_round=start.round + 1, puts=puts, stale=["certificate"])
 

@@ -10,11 +10,12 @@ import numpy as np
 from fedvlm_secure.errors import PeerViolation, UnexpectedMessage
 from fedvlm_secure.he.carriage import Carriage
 from fedvlm_secure.he.ciphertext_sum import check_chunk, sum_chunks
+from fedvlm_secure.ring.keystream import CHUNK_WORDS
 from fedvlm_secure.rounds.aggregator_memory import Phase, encode_names
 from fedvlm_secure.rounds.aggregator_self import AggregatorSelf
 from fedvlm_secure.rounds.he_terms import carriage_of, is_encrypted, sum_context
 from fedvlm_secure.rounds.terms import context_of
-from fedvlm_secure.secagg.merkle import chunk_root, tree_root
+from fedvlm_secure.secagg.merkle import leaf_hash, tree_root
 from fedvlm_secure.secagg.messages import DecryptRequest, UploadBundle
 from fedvlm_secure.secagg.record import verify
 from fedvlm_secure.types import Digest, NodeId, Words
@@ -69,9 +70,7 @@ class EncryptedRound:
         """
         memory, carriage = self.own.memory, self._carriage
         uploads = {node: self.own.spool.chunks(self.ctx, node) for node in memory.survivors}
-        content = b"".join(sum_chunks(carriage, uploads))
-        root = chunk_root(content)
-        self.own.blobs.put(root, content)
+        root = self.own.blobs.put(sum_chunks(carriage, uploads))
         signatures = memory.signatures
         request = self.own.signer.sign(
             DecryptRequest,
@@ -129,19 +128,24 @@ class EncryptedRound:
         """The largest group of nodes that decrypted to the same words and proof."""
         return max(_groups(self.own.memory.decrypted.values()), key=len, default=())
 
-    def sum_content(self) -> tuple[Words, bytes]:
-        """The sum's words, uint64 [words], and the bytes to publish: these words and their proof.
+    def sum_words(self) -> tuple[Words, Words]:
+        """The sum, uint64 [words], and what is published: the same words and their proof behind them.
 
         Raises:
             PeerViolation: BAD_SUM, the spooled words are not there any more.
         """
-        node = self.equal()[0]
-        bundle = self.own.memory.decrypted[node]
-        content = b"".join(self.own.spool.chunks(bundle.header.ctx, node))
-        if chunk_root(content) != bundle.header.tree_root:
+        node, carriage = self.equal()[0], self._carriage
+        header = self.own.memory.decrypted[node].header
+        whole: Words = np.zeros(carriage.format.words + carriage.proof_words, dtype=np.uint64)
+        leaves = []
+        for index, chunk in enumerate(self.own.spool.chunks(header.ctx, node)):
+            leaves.append(leaf_hash(chunk))
+            target = whole[index * CHUNK_WORDS : (index + 1) * CHUNK_WORDS]
+            if len(chunk) == target.nbytes:
+                target[:] = np.frombuffer(chunk, dtype="<u8")
+        if not leaves or tree_root(leaves) != header.tree_root:
             raise PeerViolation("BAD_SUM", f"the sum that {node} decrypted is not held any more", "")
-        whole = np.frombuffer(content, dtype="<u8").astype(np.uint64)
-        return whole[: self._carriage.format.words], content
+        return whole[: carriage.format.words], whole
 
     def summary(self) -> dict[str, object]:
         """Who decrypted, and who came to other words than two others."""

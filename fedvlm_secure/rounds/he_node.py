@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -12,15 +12,15 @@ from fedvlm_secure.he.carriage import Carriage
 from fedvlm_secure.he.encryption import encrypt_words
 from fedvlm_secure.he.epoch_key import EpochKey, KeyBurnt, KeyState
 from fedvlm_secure.he.verification import DecryptedSum, verify_sum
+from fedvlm_secure.ring.lanes import WORD_BYTES
 from fedvlm_secure.rounds.actions import NodeAction, Send, Stop, Upload
 from fedvlm_secure.rounds.he_terms import carriage_of, is_encrypted, parameters_of, sum_context
 from fedvlm_secure.rounds.node_memory import ROUND_SECRETS
 from fedvlm_secure.rounds.node_self import NodeSelf
 from fedvlm_secure.rounds.node_upload import draft_vector
 from fedvlm_secure.rounds.terms import cohort_of, context_of
-from fedvlm_secure.rounds.vectors import Drafted, StoredVector, chunk_count
+from fedvlm_secure.rounds.vectors import Drafted, StoredVector, WordSlices, as_words, chunks_of, joined
 from fedvlm_secure.secagg.masking import bare_upload
-from fedvlm_secure.secagg.merkle import CHUNK_BYTES, chunk_root
 from fedvlm_secure.secagg.messages import Abort, DecryptRequest, Plan, Result, SurvivorSet
 from fedvlm_secure.secagg.record import Record, verify
 from fedvlm_secure.secagg.survivors import RefusedSurvivors, check_members, check_reveal_request
@@ -79,23 +79,22 @@ class NodeHe:
         Raises:
             ModelError: HE_LIBRARY_MISSING or HE_LIBRARY; nothing was sent. StorageError.
         """
-        words = np.concatenate(list(chunks))
-        integers = draft_vector(self._own.memory.journal, _pieces(words))
-        return integers, self._encrypt(plan, words)
+        journal = self._own.memory.journal
+        integers = draft_vector(journal, chunks)
+        return integers, self._encrypt(plan, journal.drafted(integers))
 
     def draft_again(self, plan: Plan, integers: StoredVector) -> Drafted:
         """A later attempt encrypts the integers of the first under its own context."""
-        parts = [integers.chunk(index) or b"" for index in range(chunk_count(integers))]
-        return self._encrypt(plan, np.frombuffer(b"".join(parts), dtype="<u8").astype(np.uint64))
+        return self._encrypt(plan, integers)
 
-    def _encrypt(self, plan: Plan, words: Words) -> Drafted:
+    def _encrypt(self, plan: Plan, integers: StoredVector) -> Drafted:
         own, memory = self._own, self._own.memory
         secrets = memory.group_secrets
         key = self._key()
         if secrets is None:
             raise UnexpectedMessage("this node does not hold the epoch's key")
         chunks = encrypt_words(
-            words,
+            WordSlices(integers),
             carriage=self._carriage(plan),
             cipher=key.cipher,
             group_key=secrets.group_key,
@@ -145,7 +144,7 @@ class NodeHe:
                 )
         return {"run/set": entry}
 
-    def decrypt(self, message: DecryptRequest, attachment: bytes | None) -> tuple[NodeAction, ...]:
+    def decrypt(self, message: DecryptRequest, attachment: StoredVector | None) -> tuple[NodeAction, ...]:
         """On t signatures under the own digest, once per round: spend, journal, decrypt, journal, upload.
 
         Args:
@@ -174,11 +173,11 @@ class NodeHe:
             return (Upload(*stored),)
         if memory.opened_round >= plan.round:
             raise PeerViolation("ALREADY_REVEALED", f"this node decrypted in round {plan.round} before", "")
-        if attachment is None or chunk_root(attachment) != message.sum_root:
+        if attachment is None or attachment.root != message.sum_root:
             raise PeerViolation("BAD_ENCRYPTED_SUM", "the encrypted sum is not the one that the request names", "")
         return self._decrypt(plan, ctx, message.sum_root, attachment)
 
-    def _decrypt(self, plan: Plan, ctx: Digest, sum_root: Digest, content: bytes) -> tuple[NodeAction, ...]:
+    def _decrypt(self, plan: Plan, ctx: Digest, sum_root: Digest, encrypted: StoredVector) -> tuple[NodeAction, ...]:
         own, memory, key = self._own, self._own.memory, self._key()
         signed = memory.signed
         survivors = () if signed is None else signed.survivors
@@ -186,15 +185,15 @@ class NodeHe:
             state = key.spend(plan.round)
             memory.commit({"epoch/he-state": state.to_bytes(), "run/decrypted": canonical.encode(plan.round)})
             opened = key.decrypt(
-                plan.round, _chunks(content), carriage=self._carriage(plan), ctx=ctx, survivors=survivors
+                plan.round, chunks_of(encrypted), carriage=self._carriage(plan), ctx=ctx, survivors=survivors
             )
         except KeyBurnt:
             return self.leave()
         except ModelError as error:  # the library is gone; nothing was spent, and nothing else can be done here
             return _leave(error)
-        whole = np.concatenate([opened.words, opened.proof])
-        vector = draft_vector(memory.journal, _pieces(whole))
-        bundle = bare_upload(words=len(whole), root=vector.root, me=own.me, ctx=sum_context(ctx), signer=own.signer)
+        vector = draft_vector(memory.journal, joined(opened.words, opened.proof))
+        words = vector.size_bytes // WORD_BYTES
+        bundle = bare_upload(words=words, root=vector.root, me=own.me, ctx=sum_context(ctx), signer=own.signer)
         puts: dict[str, bytes | Drafted | Record] = {
             "epoch/he-state": key.state.to_bytes(),
             "round/sum": vector,
@@ -205,7 +204,7 @@ class NodeHe:
         stored = memory.decrypted
         return () if stored is None else (Upload(*stored),)
 
-    def published(self, message: Result, attachment: bytes) -> Words:
+    def published(self, message: Result, attachment: StoredVector) -> Words:
         """The sum's words out of what was published, once its tags fit exactly the survivors' uploads.
 
         Args:
@@ -220,7 +219,7 @@ class NodeHe:
             raise UnexpectedMessage("this node does not hold the epoch's key")
         closing = self._own.policy.is_closing(message.round)
         carriage = carriage_of(memory.manifest, closing=closing)
-        whole = np.frombuffer(attachment, dtype="<u8").astype(np.uint64)
+        whole = as_words(attachment)
         published = DecryptedSum(whole[: carriage.format.words], whole[carriage.format.words :])
         verify_sum(
             published,
@@ -230,15 +229,6 @@ class NodeHe:
             survivors=message.survivors,
         )
         return published.words
-
-
-def _chunks(content: bytes) -> Iterator[bytes]:
-    return (content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES))
-
-
-def _pieces(words: Words) -> Iterator[Words]:
-    step = CHUNK_BYTES // words.itemsize
-    return (words[at : at + step] for at in range(0, len(words), step))
 
 
 def _leave(error: FedvlmError) -> tuple[NodeAction, ...]:

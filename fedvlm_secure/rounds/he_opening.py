@@ -55,7 +55,7 @@ class Decryption:
             self._steps.request_void()
             return phase_messages(memory, self._steps, greeted)
         try:
-            self._steps.publish(*self._sum.sum_content())
+            self._steps.publish(*self._sum.sum_words())
         except PeerViolation:
             self._steps.request_void()
         return phase_messages(memory, self._steps, greeted)

@@ -6,6 +6,7 @@ import numpy as np
 
 from fedvlm_secure.errors import FedvlmError, PeerViolation, RunAborted, UnexpectedMessage
 from fedvlm_secure.fl.state import ServerState
+from fedvlm_secure.ring.lanes import WORD_BYTES
 from fedvlm_secure.rounds.actions import Evaluate, LocalUpdate, NodeAction, Send, Stop, Train
 from fedvlm_secure.rounds.closing import Closing, check_certificate, next_state
 from fedvlm_secure.rounds.he_node import NodeHe
@@ -15,8 +16,8 @@ from fedvlm_secure.rounds.node_self import NodeSelf
 from fedvlm_secure.rounds.node_setup import NodeSetup
 from fedvlm_secure.rounds.participation import with_set
 from fedvlm_secure.rounds.terms import cohort_of
+from fedvlm_secure.rounds.vectors import StoredVector, as_words, chunks_of
 from fedvlm_secure.secagg.attempt_masks import AttemptMasks, ExpandedMask
-from fedvlm_secure.secagg.merkle import chunk_root
 from fedvlm_secure.secagg.messages import (
     Abort,
     AggregatorMessage,
@@ -64,7 +65,7 @@ class NodeRun:
     def finished(self) -> bool:
         return self._own.memory.journal.get("run/finished") is not None
 
-    def receive(self, message: AggregatorMessage, attachment: bytes | None = None) -> tuple[NodeAction, ...]:
+    def receive(self, message: AggregatorMessage, attachment: StoredVector | None = None) -> tuple[NodeAction, ...]:
         """Answer one message.
 
         Args:
@@ -80,7 +81,7 @@ class NodeRun:
                 self._training_round = action.round
         return actions
 
-    def _dispatch(self, message: AggregatorMessage, attachment: bytes | None) -> tuple[NodeAction, ...]:
+    def _dispatch(self, message: AggregatorMessage, attachment: StoredVector | None) -> tuple[NodeAction, ...]:
         match message:
             case Plan() | SurvivorSet() | DecryptRequest() | Result() if self._he.burnt:
                 return self._he.leave()
@@ -152,7 +153,7 @@ class NodeRun:
         reason = Abort(code=error.code, cause="this hospital withdrew from the run", hint="")
         return (Send(reason), Stop(error))
 
-    def _result(self, message: Result, attachment: bytes | None) -> tuple[NodeAction, ...]:
+    def _result(self, message: Result, attachment: StoredVector | None) -> tuple[NodeAction, ...]:
         """R4: replay the server step, compare, acknowledge, advance; a repeat gets the stored acknowledgement."""
         own, memory = self._own, self._own.memory
         verify(message, own.aggregator)
@@ -177,7 +178,7 @@ class NodeRun:
         self._close(new, state, {"run/result-ack": acknowledged, own.participation_key: took_part}, ["run/void-ack"])
         return (Send(acknowledged), self._evaluate(state, message.round))
 
-    def _replay(self, message: Result, attachment: bytes | None) -> ServerState:
+    def _replay(self, message: Result, attachment: StoredVector | None) -> ServerState:
         own, memory = self._own, self._own.memory
         manifest, signed = memory.manifest, memory.signed
         cohort = cohort_of(manifest)
@@ -186,12 +187,9 @@ class NodeRun:
             raise PeerViolation("BAD_RESULT", "the result's survivors are not a permitted set of this run", "")
         if signed is not None and signed.survivors != message.survivors:
             raise PeerViolation("BAD_RESULT", "the result is over another set than this node signed", "")
-        if attachment is None or chunk_root(attachment) != message.sum_root or len(attachment) % 8:
+        if attachment is None or attachment.root != message.sum_root or attachment.size_bytes % WORD_BYTES:
             raise PeerViolation("BAD_RESULT", "the sum is not the one the result names", "")
-        if self._he.applies:
-            total = self._he.published(message, attachment)
-        else:
-            total = np.frombuffer(attachment, dtype="<u8").astype(np.uint64)
+        total = self._he.published(message, attachment) if self._he.applies else as_words(attachment)
         before = memory.state
         try:
             state, _ = next_state(
@@ -242,7 +240,7 @@ class NodeRun:
         self._close(new, memory.state, {"run/void-ack": void}, ["run/result-ack"])
         return (Send(void), self._evaluate(memory.state, message.round))
 
-    def _catch_up(self, message: CatchUp, attachment: bytes | None) -> tuple[NodeAction, ...]:
+    def _catch_up(self, message: CatchUp, attachment: StoredVector | None) -> tuple[NodeAction, ...]:
         """After an absence: take over a state that t members acknowledged."""
         own, memory = self._own, self._own.memory
         closing = memory.closing
@@ -255,7 +253,7 @@ class NodeRun:
         if new.round <= closing.round:
             return ()
         try:
-            state = ServerState.from_bytes(attachment or b"")
+            state = ServerState.from_bytes(b"" if attachment is None else b"".join(chunks_of(attachment)))
         except ValueError as error:
             raise PeerViolation("BAD_STATE", "the attached state does not decode", "") from error
         if state.digest != new.state_hash or state.model.shape != (manifest.dimension,):

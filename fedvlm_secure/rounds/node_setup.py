@@ -22,6 +22,7 @@ from fedvlm_secure.rounds.start import (
     new_start,
     start_of,
 )
+from fedvlm_secure.rounds.vectors import StoredVector, chunks_of
 from fedvlm_secure.secagg.messages import EpochAck, EpochKeys, EpochReady, HeKeys, KeyAdvert, Manifest, OpenEpoch
 from fedvlm_secure.secagg.pairs import KEY_BYTES, check_public_key, pair_root, public_key
 from fedvlm_secure.secagg.record import Record, verify
@@ -42,7 +43,7 @@ class NodeSetup:
 
     own: NodeSelf
 
-    def open_epoch(self, message: OpenEpoch, attachment: bytes | None) -> tuple[NodeAction, ...]:
+    def open_epoch(self, message: OpenEpoch, attachment: StoredVector | None) -> tuple[NodeAction, ...]:
         """S0/S1: check the manifest against the own approved policy; answer with one fresh key per (run, epoch).
 
         Args:
@@ -81,7 +82,7 @@ class NodeSetup:
         memory.commit(puts, deletes)
         return (self._advert(message, private),)
 
-    def _enter(self, message: OpenEpoch, attachment: bytes | None) -> dict[str, bytes | Record]:
+    def _enter(self, message: OpenEpoch, attachment: StoredVector | None) -> dict[str, bytes | Record]:
         """Use the approval up for a manifest that this node has not seen: of a new run, or of another membership."""
         own, memory, manifest = self.own, self.own.memory, message.manifest
         run_hash = bytes(manifest.run_hash)
@@ -115,14 +116,14 @@ class NodeSetup:
             puts["epoch/start"] = self._start_state(manifest, attachment).to_bytes()
         return puts
 
-    def _start_state(self, manifest: Manifest, attachment: bytes | None) -> ServerState:
+    def _start_state(self, manifest: Manifest, attachment: StoredVector | None) -> ServerState:
         """The state at an epoch's start, which takes effect once all members acknowledge this start."""
         own = self.own
         made_here = initial_state(own.policy, own.layout.dimension)
         if manifest.start_round == 0:
             return made_here
         try:
-            state = ServerState.from_bytes(attachment or b"")
+            state = ServerState.from_bytes(b"" if attachment is None else b"".join(chunks_of(attachment)))
         except ValueError as error:
             raise PeerViolation("BAD_STATE", "the attached state does not decode", "") from error
         fits = state.model.shape == made_here.model.shape and set(state.slots) == set(made_here.slots)

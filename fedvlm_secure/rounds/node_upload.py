@@ -13,7 +13,7 @@ from fedvlm_secure.rounds.he_terms import is_masked
 from fedvlm_secure.rounds.node_self import NodeSelf
 from fedvlm_secure.rounds.storage import Journal
 from fedvlm_secure.rounds.terms import cohort_of, context_of, vector_of
-from fedvlm_secure.rounds.vectors import Drafted, StoredVector, chunk_count
+from fedvlm_secure.rounds.vectors import Drafted, StoredVector, as_bytes, chunks_of
 from fedvlm_secure.secagg.attempt_masks import AttemptMasks, ExpandedMask, MaskSource
 from fedvlm_secure.secagg.masking import AttemptKeys, AttemptSeeds, bare_upload, masks_of, seal_upload
 from fedvlm_secure.secagg.messages import Plan
@@ -93,7 +93,7 @@ def draft_vector(journal: Journal, chunks: Iterable[Words]) -> Drafted:
     draft = journal.draft()
     try:
         for chunk in chunks:
-            draft.append(_as_bytes(chunk))
+            draft.append(as_bytes(chunk))
         return draft.finish()
     except BaseException:
         draft.drop()
@@ -116,7 +116,7 @@ def draft_masked(journal: Journal, chunks: Iterable[Words], mask: MaskSource | N
             yield chunk  # written as it is, before the mask goes on
             if mask is not None:
                 mask.add_to(chunk)
-            masked.append(_as_bytes(chunk))
+            masked.append(as_bytes(chunk))
 
     try:
         integers = draft_vector(journal, passing())
@@ -128,8 +128,8 @@ def draft_masked(journal: Journal, chunks: Iterable[Words], mask: MaskSource | N
 
 def masked_again(integers: StoredVector, mask: MaskSource | None) -> Iterator[Words]:
     """The journalled words under another attempt's mask."""
-    for index in range(chunk_count(integers)):
-        chunk = np.frombuffer(integers.chunk(index) or b"", dtype="<u8").astype(np.uint64)
+    for content in chunks_of(integers):
+        chunk = np.frombuffer(content, dtype="<u8").astype(np.uint64)
         if mask is not None:
             mask.add_to(chunk)
         yield chunk
@@ -142,7 +142,3 @@ def keys_of(own: NodeSelf, plan: Plan) -> AttemptKeys | None:
     if roots is None:
         return None
     return AttemptKeys(own.me, cohort_of(memory.manifest), context_of(plan, memory.manifest), roots)
-
-
-def _as_bytes(chunk: Words) -> memoryview:
-    return chunk.astype("<u8", copy=False).data.cast("B")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from fedvlm_secure.rounds.vectors import Draft, Drafted, StoredVector
@@ -30,6 +30,10 @@ class Journal(Protocol):
 
     def draft(self) -> Draft:
         """Begin a vector that a later commit enters."""
+        ...
+
+    def drafted(self, drafted: Drafted) -> StoredVector:
+        """A finished draft that no commit has entered yet, to be read chunk by chunk."""
         ...
 
     def vector(self, key: str) -> StoredVector | None:
@@ -64,12 +68,12 @@ class Spool(Protocol):
 class Blobs(Protocol):
     """Attachments the aggregator offers: sums and states, by tree root."""
 
-    def put(self, root: Digest, content: bytes | memoryview) -> None:
-        """Store under the tree root of the content's chunks."""
-        ...
+    def put(self, chunks: Iterable[bytes | memoryview]) -> Digest:
+        """Store a content, chunk by chunk (1 MiB, the last may be shorter), under the tree root that is returned.
 
-    def get(self, root: Digest) -> bytes | None:
-        """The content, or None."""
+        Raises:
+            StorageError: nothing was stored. So it is with whatever `chunks` raises.
+        """
         ...
 
     def keep_only(self, roots: Sequence[Digest]) -> None:

@@ -1,12 +1,17 @@
-"""Vectors beside the journal: written ahead in chunks, entered by a commit, read in chunks, erased with their key."""
+"""Vectors too large to hold twice: beside the journal, or attached to a message. Written and read in chunks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedvlm_secure.secagg.merkle import CHUNK_BYTES, tree_root
-from fedvlm_secure.types import Digest
+import numpy as np
+
+from fedvlm_secure.ring.keystream import CHUNK_WORDS
+from fedvlm_secure.ring.lanes import WORD_BYTES
+from fedvlm_secure.secagg.merkle import CHUNK_BYTES, chunk_root, tree_root
+from fedvlm_secure.types import Digest, Words
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,21 @@ class Draft(Protocol):
 
 
 class StoredVector(Protocol):
-    """A vector that a journal holds. It stays the same one: once its key is erased, it is gone."""
+    """A vector that a journal holds, or that came with a message. It stays the same one: once erased, it is gone."""
 
     @property
     def size_bytes(self) -> int: ...
+
+    @property
+    def root(self) -> Digest:
+        """Tree root over its chunks."""
+        ...
 
     def chunk(self, index: int) -> bytes | None:
         """Chunk `index` (from 0), or None past its end or once it is erased.
 
         Raises:
-            StorageError: STATE_CORRUPT, it is not what was committed.
+            StorageError: STATE_CORRUPT, it is not what was written.
         """
         ...
 
@@ -77,6 +87,10 @@ class HeldVector:
     def size_bytes(self) -> int:
         return len(self.content)
 
+    @property
+    def root(self) -> Digest:
+        return chunk_root(self.content)
+
     def chunk(self, index: int) -> bytes | None:
         return self.content[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES] or None
 
@@ -84,3 +98,77 @@ class HeldVector:
 def chunk_count(vector: StoredVector) -> int:
     """Chunks of a vector, the last of which may be shorter."""
     return -(-vector.size_bytes // CHUNK_BYTES)
+
+
+def chunks_of(vector: StoredVector) -> Iterator[bytes]:
+    """Every chunk in order; one that is erased meanwhile comes as an empty one."""
+    return (vector.chunk(index) or b"" for index in range(chunk_count(vector)))
+
+
+def cut(content: bytes | memoryview) -> Iterator[memoryview]:
+    """The chunks of a content in memory, without a copy; empty content is one empty chunk."""
+    view = memoryview(content).cast("B")
+    return (view[at : at + CHUNK_BYTES] for at in range(0, max(1, len(view)), CHUNK_BYTES))
+
+
+def joined(*parts: Words) -> Iterator[Words]:
+    """The chunks, uint64 [CHUNK_WORDS] and the last shorter, of arrays that follow each other."""
+    starts = [sum(len(part) for part in parts[:index]) for index in range(len(parts))]
+    for at in range(0, sum(len(part) for part in parts), CHUNK_WORDS):
+        yield np.concatenate(
+            [part[max(0, at - s) : max(0, at + CHUNK_WORDS - s)] for part, s in zip(parts, starts, strict=True)]
+        )
+
+
+def as_bytes(words: Words) -> memoryview:
+    """uint64 words as the little-endian bytes of the wire, without a copy where the machine is little-endian."""
+    return words.astype("<u8", copy=False).data.cast("B")
+
+
+def as_words(vector: StoredVector) -> Words:
+    """A whole vector of words: uint64 [size_bytes / 8], the one copy of it in memory.
+
+    Raises:
+        ValueError: its length is no multiple of 8 bytes, or it is erased.
+    """
+    if vector.size_bytes % WORD_BYTES:
+        raise ValueError("a vector of words has a multiple of 8 bytes")
+    words: Words = np.empty(vector.size_bytes // WORD_BYTES, dtype=np.uint64)
+    for index, chunk in enumerate(chunks_of(vector)):
+        words[index * CHUNK_WORDS : (index + 1) * CHUNK_WORDS] = np.frombuffer(chunk, dtype="<u8")
+    return words
+
+
+class WordSlices:
+    """A stored vector of words that is read in slices, as an array would be; the last chunk read is kept."""
+
+    def __init__(self, vector: StoredVector) -> None:
+        self._vector = vector
+        self._kept: tuple[int, bytes] = (-1, b"")
+
+    def __len__(self) -> int:
+        return self._vector.size_bytes // WORD_BYTES
+
+    def __getitem__(self, part: slice) -> Words:
+        """uint64 [stop - start], as far as the vector goes.
+
+        Raises:
+            ValueError: the vector is erased.
+        """
+        start, stop, _ = part.indices(len(self))
+        words: Words = np.empty(max(0, stop - start), dtype=np.uint64)
+        at = start
+        while at < stop:
+            index, within = divmod(at, CHUNK_WORDS)
+            piece = self._chunk(index)[within : within + stop - at]
+            words[at - start : at - start + len(piece)] = piece
+            at += len(piece)
+        return words
+
+    def _chunk(self, index: int) -> Words:
+        if self._kept[0] != index:
+            content = self._vector.chunk(index)
+            if content is None:
+                raise ValueError("the vector is erased")
+            self._kept = (index, content)
+        return np.frombuffer(self._kept[1], dtype="<u8")

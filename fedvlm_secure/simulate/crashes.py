@@ -105,6 +105,9 @@ class CrashingJournal:
     def draft(self) -> Draft:
         return self.journal.draft()
 
+    def drafted(self, drafted: Drafted) -> StoredVector:
+        return self.journal.drafted(drafted)
+
     def vector(self, key: str) -> StoredVector | None:
         return self.journal.vector(key)
 

@@ -16,6 +16,7 @@ from fedvlm_secure.rounds.aggregator_memory import AggregatorMemory
 from fedvlm_secure.rounds.aggregator_run import AggregatorRun
 from fedvlm_secure.rounds.node_memory import NodeMemory
 from fedvlm_secure.rounds.node_run import NodeRun
+from fedvlm_secure.rounds.vectors import HeldVector, StoredVector
 from fedvlm_secure.secagg.merkle import CHUNK_BYTES
 from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage, UploadBundle
 from fedvlm_secure.simulate.crashes import AGGREGATOR, Crashed, Crashes, journal_of, purse_of
@@ -234,7 +235,7 @@ class Federation:
         self.nodes[node].inbox.clear()
 
     def _send(
-        self, way: Direction, node: NodeId, message: NodeMessage | AggregatorMessage, attachment: bytes | None
+        self, way: Direction, node: NodeId, message: NodeMessage | AggregatorMessage, attachment: StoredVector | None
     ) -> None:
         fate = self._network.fate(way, node, message)
         for delay_s in fate.delays_s:
@@ -252,7 +253,7 @@ class Federation:
         """Send one message of the aggregator's, with its attachment."""
         if self.nodes[entry.to].online and (self._tap is None or self._tap("down", entry.to, entry.message)):
             content = None if entry.attachment is None else self.blobs.get(entry.attachment)
-            self._send("down", entry.to, entry.message, content)
+            self._send("down", entry.to, entry.message, None if content is None else HeldVector(content))
 
     def _receive_at_aggregator(self, parcel: Parcel) -> None:
         if self._tap is not None and not self._tap("up", parcel.node, parcel.message):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fedvlm_secure.rounds.vectors import Drafted, HeldVector
-from fedvlm_secure.secagg.merkle import leaf_hash
+from fedvlm_secure.secagg.merkle import chunk_root, leaf_hash
 from fedvlm_secure.types import Digest, NodeId
 
 
@@ -47,6 +47,9 @@ class MemoryJournal:
     def draft(self) -> MemoryDraft:
         self._begun += 1
         return MemoryDraft(str(self._begun), self._drafts)
+
+    def drafted(self, drafted: Drafted) -> HeldVector:
+        return HeldVector(self._drafts[drafted.name])
 
     def vector(self, key: str) -> HeldVector | None:
         held = self.content.get(key)
@@ -101,8 +104,11 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self._content: dict[Digest, bytes] = {}
 
-    def put(self, root: Digest, content: bytes | memoryview) -> None:
-        self._content[root] = bytes(content)
+    def put(self, chunks: Iterable[bytes | memoryview]) -> Digest:
+        content = b"".join(chunks)
+        root = chunk_root(content)
+        self._content[root] = content
+        return root
 
     def get(self, root: Digest) -> bytes | None:
         return self._content.get(root)

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from fedvlm_secure.rounds.vectors import StoredVector
 from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage
 from fedvlm_secure.types import NodeId
 
@@ -21,7 +22,7 @@ class Parcel:
     direction: Direction
     node: NodeId
     message: NodeMessage | AggregatorMessage
-    attachment: bytes | None
+    attachment: StoredVector | None
     due_s: float
     place: int
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fedvlm_secure.secagg.merkle import CHUNK_BYTES
-from fedvlm_secure.store.private_files import private_folder, storage_error, write_whole
+from fedvlm_secure.secagg.merkle import CHUNK_BYTES, leaf_hash, tree_root
+from fedvlm_secure.store.private_files import private_folder, storage_error, take_name, write_draft
 from fedvlm_secure.types import Digest
 
-_SUFFIX = ".blob"
+_SUFFIX, _DRAFT = ".blob", ".new.draft"
 
 
 class FileBlobs:
@@ -22,31 +22,29 @@ class FileBlobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = private_folder(folder)
-        for draft in self._folder.glob(".*.draft"):  # left by a crash
-            draft.unlink(missing_ok=True)
+        (self._folder / _DRAFT).unlink(missing_ok=True)  # left by a crash
 
     def _path(self, root: Digest) -> Path:
         return self._folder / (root.hex() + _SUFFIX)
 
-    def put(self, root: Digest, content: bytes | memoryview) -> None:
-        """Store under the tree root of the content's chunks; durable when it returns.
+    def put(self, chunks: Iterable[bytes | memoryview]) -> Digest:
+        """Store a content, chunk by chunk, under the tree root of its chunks; durable when it returns.
 
         Raises:
-            StorageError: nothing was stored.
+            StorageError: nothing was stored. So it is with whatever `chunks` raises.
         """
-        write_whole(self._path(root), content)
+        leaves: list[Digest] = []
 
-    def get(self, root: Digest) -> bytes | None:
-        """The content, or None.
+        def hashed() -> Iterator[bytes | memoryview]:
+            for chunk in chunks:
+                leaves.append(leaf_hash(chunk))
+                yield chunk
 
-        Raises:
-            StorageError: it is there and cannot be read.
-        """
-        path = self._path(root)
-        try:
-            return path.read_bytes() if path.exists() else None
-        except OSError as error:
-            raise storage_error(path, error) from error
+        draft = self._folder / _DRAFT
+        write_draft(draft, hashed())
+        root = tree_root(leaves)
+        take_name(draft, self._path(root))
+        return root
 
     def chunk(self, root: Digest, index: int) -> bytes | None:
         """Chunk `index` (from 0) of a blob, or None past its end or without the blob; the rest is not read.

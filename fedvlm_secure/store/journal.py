@@ -156,6 +156,10 @@ class SqliteJournal:
         """
         return self._large.draft()
 
+    def drafted(self, drafted: Drafted) -> StoredVector:
+        """A finished draft that no commit has entered yet, to be read chunk by chunk."""
+        return self._large.open(drafted)
+
     def _row(self, key: str) -> bytes | Drafted | None:
         with self._one_at_a_time, self._errors(0):
             row = self._connection.execute("SELECT value, proof FROM entry WHERE key = ?", (key,)).fetchone()

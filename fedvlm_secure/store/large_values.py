@@ -12,7 +12,7 @@ from pathlib import Path
 from fedvlm_secure.canonical import decode, encode
 from fedvlm_secure.errors import StorageError
 from fedvlm_secure.rounds.vectors import Drafted
-from fedvlm_secure.secagg.merkle import CHUNK_BYTES, leaf_hash
+from fedvlm_secure.secagg.merkle import CHUNK_BYTES, leaf_hash, tree_root
 from fedvlm_secure.store.private_files import FILE_MODE, overwrite, storage_error, sync_folder, write_all
 from fedvlm_secure.types import DIGEST_BYTES, Digest
 
@@ -144,6 +144,10 @@ class FileVector:
     path: Path
     size_bytes: int
     leaves: tuple[Digest, ...]
+
+    @property
+    def root(self) -> Digest:
+        return tree_root(self.leaves)
 
     def chunk(self, index: int) -> bytes | None:
         """One chunk, checked against the hash that the journal holds."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from fedvlm_secure.errors import StorageError
@@ -74,19 +75,51 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         StorageError: the old content still stands.
     """
     draft = path.with_name(f".{path.name}.draft")
+    write_draft(draft, [content])
+    take_name(draft, path)
+
+
+def write_draft(draft: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write a file, durably, under a name that `take_name` then changes.
+
+    Raises:
+        StorageError: nothing is kept. So it is with whatever `chunks` raises.
+    """
+    size = 0
     try:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
         try:
-            write_all(handle, content)
+            for chunk in chunks:
+                size += len(chunk)
+                write_all(handle, chunk)
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError as error:
+        _let_go(draft)
+        raise storage_error(draft, error, size) from error
+    except BaseException:
+        _let_go(draft)
+        raise
+
+
+def take_name(draft: Path, path: Path) -> None:
+    """Put a draft in the place of a file, durably.
+
+    Raises:
+        StorageError: the old content still stands, and the draft is gone.
+    """
+    try:
         os.replace(draft, path)
         sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):  # a disk that is read-only by now does not let go of it either
-            draft.unlink(missing_ok=True)
-        raise storage_error(path, error, len(content)) from error
+        _let_go(draft)
+        raise storage_error(path, error) from error
+
+
+def _let_go(draft: Path) -> None:
+    with contextlib.suppress(OSError):  # a disk that is read-only by now does not let go of it either
+        draft.unlink(missing_ok=True)
 
 
 def write_all(handle: int, content: bytes | memoryview) -> None:

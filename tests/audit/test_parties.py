@@ -12,6 +12,7 @@ from fedvlm_secure.audit.standing import rounds_of, standings
 from fedvlm_secure.policy.roster import format_roster
 from fedvlm_secure.rounds.actions import NodeAction
 from fedvlm_secure.rounds.aggregator_memory import Phase
+from fedvlm_secure.rounds.vectors import StoredVector
 from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage, ResultAck
 from fedvlm_secure.simulate.memory import ShakeEntropy
 from fedvlm_secure.types import NodeId
@@ -59,7 +60,7 @@ class Recorded:
         run, log = self.cohort.federation.nodes[NodeId(name)].run, self.logs[name]
         receive = run.receive
 
-        def recorded(message: AggregatorMessage, attachment: bytes | None = None) -> tuple[NodeAction, ...]:
+        def recorded(message: AggregatorMessage, attachment: StoredVector | None = None) -> tuple[NodeAction, ...]:
             log.before()
             actions = receive(message, attachment)
             log.after(message)

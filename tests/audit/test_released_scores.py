@@ -21,6 +21,7 @@ from fedvlm_secure.audit.verify import verify_chain
 from fedvlm_secure.dp.events import compose
 from fedvlm_secure.policy.roster import format_roster
 from fedvlm_secure.rounds.actions import NodeAction
+from fedvlm_secure.rounds.vectors import StoredVector
 from fedvlm_secure.secagg.messages import AggregatorMessage
 from fedvlm_secure.simulate.memory import ShakeEntropy
 from fedvlm_secure.simulate.purse import MemoryPurse
@@ -84,7 +85,7 @@ def recorded(folder: Path, release: str) -> tuple[AuditedRun, Any]:
 
 
 def watched(receive: Callable[..., tuple[NodeAction, ...]], log: NodeAuditLog) -> Callable[..., tuple[NodeAction, ...]]:
-    def around(message: AggregatorMessage, attachment: bytes | None = None) -> tuple[NodeAction, ...]:
+    def around(message: AggregatorMessage, attachment: StoredVector | None = None) -> tuple[NodeAction, ...]:
         log.before()
         actions = receive(message, attachment)
         log.after(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -17,6 +18,7 @@ from aggregator.patience import Patience
 from aggregator.sessions import Sessions
 from aggregator.uploads import Uploads
 from fedvlm_secure.errors import FedvlmError
+from fedvlm_secure.rounds.vectors import chunks_of
 from fedvlm_secure.secagg.merkle import chunk_root
 from fedvlm_secure.store.blobs import FileBlobs
 from fedvlm_secure.store.event_log import EventLog
@@ -82,7 +84,7 @@ class Service:
         self.spool, self.blobs = FileSpool(folder / "spool"), FileBlobs(folder / "blobs")
         self.machine = ScriptedMachine(expected_bytes=len(_CONTENT), spool=self.spool)
         self.root = chunk_root(_BLOB)
-        self.blobs.put(self.root, _BLOB)
+        self.blobs.put([_BLOB])
         driver = Driver(cast(Any, self.machine), sessions, clock, lambda seen: None, members=1)
         self.calls = FederationCalls(
             self.consortium.roster,
@@ -202,13 +204,16 @@ def attachment_at_node(raw: bytes) -> None:
         chunk = Chunk(index=choices.pick((0, 0, 1, 2, (1 << 63) - 1)), content=content)
         answers.append(_damaged(to_wire(chunk), choices))
     log = EventLog("node", io.StringIO(), SteadyClock(), json_lines=True)
-    link = Link(lambda: cast(grpc.Channel, None), cast(Any, None), log, SentBytes(), max_attachment_bytes=1 << 21)
+    folder = Path(tempfile.gettempdir()) / "fedvlm-fuzz-attachments"
+    link = Link(
+        lambda: cast(grpc.Channel, None), cast(Any, None), log, SentBytes(), folder=folder, max_attachment_bytes=1 << 21
+    )
     root = chunk_root(_BLOB)
     try:
-        content = link._download(cast(grpc.Channel, _Channel(answers)), root)
+        attachment = link._download(cast(grpc.Channel, _Channel(answers)), root)
     except FedvlmError as error:
         return well_coded(error)
-    if content != _BLOB:
+    if b"".join(chunks_of(attachment)) != _BLOB:
         raise AssertionError("an attachment that is not what its root says")
     return None
 

@@ -18,6 +18,7 @@ from fedvlm_secure.rounds.aggregator_memory import AggregatorMemory, Phase
 from fedvlm_secure.rounds.aggregator_run import AggregatorRun
 from fedvlm_secure.rounds.node_memory import NodeMemory
 from fedvlm_secure.rounds.node_run import NodeRun
+from fedvlm_secure.rounds.vectors import HeldVector
 from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage, UploadBundle
 from fedvlm_secure.secagg.record import Record, Signer, Statement
 from fedvlm_secure.simulate.federation import Federation
@@ -194,7 +195,7 @@ def node_machine(raw: bytes) -> None:
         if choices.below(8) == 0:  # it dies and comes back from what it journalled
             machine = NodeRun(own)
         try:
-            machine.receive(message, attachment)
+            machine.receive(message, None if attachment is None else HeldVector(attachment))
         except PeerViolation as error:
             well_coded(error)
             if journal.content != before:

@@ -91,7 +91,7 @@ def test_a_chunk_beyond_what_a_file_can_have_is_not_there(tmp_path: Path) -> Non
     """The offset did not fit the system's call."""
     blobs = FileBlobs(tmp_path)
     root = chunk_root(b"sum")
-    blobs.put(root, b"sum")
+    blobs.put([b"sum"])
     assert [blobs.chunk(root, index) for index in (0, 1, 1 << 43, (1 << 63) - 1)] == [b"sum", None, None, None]
 
 

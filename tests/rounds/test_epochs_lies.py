@@ -13,7 +13,7 @@ from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.rounds.manifest import make_manifest
 from fedvlm_secure.secagg.messages import EpochAck, EpochReady, KeyAdvert, OpenEpoch
 from fedvlm_secure.types import Digest, NodeId
-from tests.support.liars import LyingAggregator, restate, sent
+from tests.support.liars import LyingAggregator, held, restate, sent
 
 OTHER = Digest(bytes(range(32)))
 
@@ -146,7 +146,7 @@ def test_state_to_take_over_is_the_one_that_the_manifest_names(attached: str) ->
         "other memory": extra.to_bytes(),
     }[attached]
     with pytest.raises(PeerViolation) as caught:
-        simulated.run.receive(opened, content)
+        simulated.run.receive(opened, held(content))
     assert caught.value.code == "BAD_STATE"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fedvlm_secure.errors import PeerViolation
 from fedvlm_secure.rounds.actions import Send, Upload
+from fedvlm_secure.rounds.vectors import HeldVector
 from fedvlm_secure.secagg.merkle import chunk_root
 from fedvlm_secure.secagg.messages import Abort, DecryptRequest, HeKeys, Result, ResultAck
 from fedvlm_secure.simulate.memory import MemoryJournal
@@ -50,7 +51,7 @@ class Asked:
     def refused(self, message: Any, code: str, content: bytes | None = None) -> None:
         before = self.journal()
         with pytest.raises(PeerViolation) as caught:
-            self.node.run.receive(message, self.content if content is None else content)
+            self.node.run.receive(message, HeldVector(self.content if content is None else content))
         assert caught.value.code == code
         assert self.journal() == before
 
@@ -63,7 +64,7 @@ class Asked:
 def test_request_that_the_pinned_aggregator_did_not_sign_decrypts_nothing() -> None:
     asked = Asked()
     asked.refused(restate(asked.message, asked.cohort.federation.nodes[NodeId("b")].own.signer), "BAD_SIGNATURE")
-    (upload,) = asked.node.run.receive(asked.message, asked.content)
+    (upload,) = asked.node.run.receive(asked.message, HeldVector(asked.content))
     assert isinstance(upload, Upload)
 
 
@@ -80,7 +81,7 @@ def test_sum_that_the_request_does_not_name_is_not_decrypted() -> None:
 @pytest.mark.parametrize("restarted", [False, True])
 def test_second_sum_of_a_round_is_not_decrypted_and_the_first_gets_the_same_bytes(restarted: bool) -> None:
     asked = Asked()
-    (first,) = asked.node.run.receive(asked.message, asked.content)
+    (first,) = asked.node.run.receive(asked.message, HeldVector(asked.content))
     assert isinstance(first, Upload)
     if restarted:
         asked.cohort.federation.drop(VICTIM)
@@ -88,7 +89,7 @@ def test_second_sum_of_a_round_is_not_decrypted_and_the_first_gets_the_same_byte
         asked.node = asked.cohort.federation.nodes[VICTIM]
     other = asked.doubled()
     asked.refused(asked.lie(sum_root=chunk_root(other)), "ALREADY_REVEALED", other)
-    (again,) = asked.node.run.receive(asked.message, asked.content)
+    (again,) = asked.node.run.receive(asked.message, HeldVector(asked.content))
     assert isinstance(again, Upload)
     assert (again.bundle, again.content) == (first.bundle, first.content)
 
@@ -96,10 +97,10 @@ def test_second_sum_of_a_round_is_not_decrypted_and_the_first_gets_the_same_byte
 def test_sum_that_nobody_signed_for_burns_the_key_for_good() -> None:
     asked = Asked()
     other = asked.doubled()
-    actions = asked.node.run.receive(asked.lie(sum_root=chunk_root(other)), other)
+    actions = asked.node.run.receive(asked.lie(sum_root=chunk_root(other)), HeldVector(other))
     assert [action.message.code for action in actions if isinstance(action, Send)] == ["HE_KEY_BURNT"]  # type: ignore[union-attr]
     assert asked.node.own.memory.group_secrets is None
-    told = asked.node.run.receive(asked.message, asked.content)
+    told = asked.node.run.receive(asked.message, HeldVector(asked.content))
     assert all(not isinstance(action, Upload) for action in told)
     assert [type(action.message) for action in told if isinstance(action, Send)] == [Abort]
 
@@ -110,7 +111,7 @@ def test_published_sum_whose_tags_do_not_fit_is_not_acknowledged() -> None:
     words[0] += 1
     false = words.tobytes()
     asked.refused(asked.lie(sum_root=chunk_root(false)), "HE_SUM_FALSE", false)
-    actions = asked.node.run.receive(asked.message, asked.content)
+    actions = asked.node.run.receive(asked.message, HeldVector(asked.content))
     assert any(isinstance(action, Send) and isinstance(action.message, ResultAck) for action in actions)
 
 

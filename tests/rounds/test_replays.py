@@ -23,7 +23,7 @@ from fedvlm_secure.secagg.pairs import pair_seed, ratchet, share_key
 from fedvlm_secure.simulate.memory import MemoryJournal
 from fedvlm_secure.types import Digest, NodeId, Secret
 from tests.support.entropy import secret
-from tests.support.liars import LyingAggregator, sent
+from tests.support.liars import LyingAggregator, held, sent
 
 Told = tuple[AggregatorMessage, bytes | None]
 
@@ -131,7 +131,7 @@ def told_from(
     entropy = copy.deepcopy(liar.node("a").own.entropy)
     run = NodeRun(dataclasses.replace(liar.node("a").own, memory=NodeMemory(journal), entropy=entropy))
     try:
-        said = list(run.receive(message, attachment))
+        said = list(run.receive(message, held(attachment)))
     except PeerViolation:
         return None, journal.content
     for action in list(said):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedvlm_secure.rounds.actions import Outbox, ToNode
+from fedvlm_secure.rounds.vectors import chunks_of, cut
 from fedvlm_secure.secagg.merkle import CHUNK_BYTES, chunk_root
 from fedvlm_secure.secagg.messages import Abort, NodeMessage
 from fedvlm_secure.store.event_log import EventLog
@@ -33,12 +34,12 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
 class Hospital:
     """A link, what it hands over and what it logs."""
 
-    def __init__(self, consortium: Consortium, address: str, *, most: int = 2 * CHUNK_BYTES) -> None:
+    def __init__(self, consortium: Consortium, address: str, folder: Path, *, most: int = 2 * CHUNK_BYTES) -> None:
         self.events: queue.Queue[object] = queue.Queue()
         self.output = io.StringIO()
         self._consortium, self._address = consortium, address
         log = EventLog(NODE, self.output, SteadyClock(), json_lines=True)
-        self.link = Link(self._dial, self.events, log, SentBytes(), max_attachment_bytes=most)
+        self.link = Link(self._dial, self.events, log, SentBytes(), folder=folder, max_attachment_bytes=most)
 
     def _dial(self) -> grpc.Channel:
         return dial(self._address, self._consortium.tls(NODE), self._consortium.roster)
@@ -70,11 +71,14 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_messages_come_with_their_attachments(consortium: Consortium, tmp_path: Path) -> None:
     root = chunk_root(BLOB)
     with serving(consortium, tmp_path, _tells(root)) as server:
-        server.blobs.put(root, BLOB)
-        hospital = Hospital(consortium, server.address)
+        server.blobs.put(cut(BLOB))
+        hospital = Hospital(consortium, server.address, tmp_path / "attachments")
         hospital.link.start()
         connected = hospital.say_hello()
-        assert hospital.events.get(timeout=10) == Received(connected.connection, NEWS, BLOB)
+        received = hospital.events.get(timeout=10)
+        assert isinstance(received, Received) and received.attachment is not None
+        assert (received.connection, received.message) == (connected.connection, NEWS)
+        assert b"".join(chunks_of(received.attachment)) == BLOB
         hospital.link.close()
 
 
@@ -92,8 +96,8 @@ def test_a_wrong_attachment_is_not_handed_over(
     root = chunk_root(BLOB)
     with serving(consortium, tmp_path, _tells(root)) as server:
         if stored is not None:
-            server.blobs.put(root, stored)
-        hospital = Hospital(consortium, server.address, most=most)
+            server.blobs._path(root).write_bytes(stored)
+        hospital = Hospital(consortium, server.address, tmp_path / "attachments", most=most)
         hospital.link.start()
         hospital.say_hello()
         eventually(lambda: code in [found for found, _ in hospital.waits()])
@@ -106,7 +110,7 @@ def test_a_silent_hospital_is_heard_from(
 ) -> None:
     monkeypatch.setattr("node.client.HEARTBEAT_S", 0.05)
     with serving(consortium, tmp_path, ScriptedMachine()) as server:
-        hospital = Hospital(consortium, server.address)
+        hospital = Hospital(consortium, server.address, tmp_path / "attachments")
         hospital.link.start()
         hospital.say_hello()
         eventually(lambda: server.machine.steps.count(("heard", NODE)) >= 5)
@@ -117,7 +121,7 @@ def test_a_silent_hospital_is_heard_from(
 def test_it_dials_for_ever_and_takes_part_again_after_a_restart(consortium: Consortium, tmp_path: Path) -> None:
     with serving(consortium, tmp_path, ScriptedMachine()) as server:
         address = server.address
-        hospital = Hospital(consortium, address)
+        hospital = Hospital(consortium, address, tmp_path / "attachments")
         hospital.link.start()
         hospital.say_hello()
         eventually(lambda: len(server.machine.messages) == 1)
@@ -136,7 +140,7 @@ def test_it_dials_for_ever_and_takes_part_again_after_a_restart(consortium: Cons
 
 def test_what_was_queued_is_sent_before_it_hangs_up(consortium: Consortium, tmp_path: Path) -> None:
     with serving(consortium, tmp_path, ScriptedMachine()) as server:
-        hospital = Hospital(consortium, server.address)
+        hospital = Hospital(consortium, server.address, tmp_path / "attachments")
         hospital.link.start()
         connected = hospital.say_hello()
         hospital.link.send(connected.connection, NEWS)
@@ -147,7 +151,7 @@ def test_what_was_queued_is_sent_before_it_hangs_up(consortium: Consortium, tmp_
 def test_an_impostor_is_named_and_waited_out(consortium: Consortium, tmp_path: Path) -> None:
     other = make_consortium(tmp_path / "other", NODE)
     with serving(other, tmp_path, ScriptedMachine()) as server:
-        hospital = Hospital(consortium, server.address)
+        hospital = Hospital(consortium, server.address, tmp_path / "attachments")
         hospital.link.start()
         eventually(lambda: len(hospital.waits()) >= 2)
         assert {code for code, _ in hospital.waits()} == {"TLS_REFUSED"}

@@ -81,6 +81,7 @@ def test_an_upload_survives_two_hundred_cuts_wherever_they_fall(consortium: Cons
             events,
             log,
             sent,
+            folder=tmp_path / "attachments",
             max_attachment_bytes=0,
         )
         uploader = Uploader(lambda: link.channel, log, sent)

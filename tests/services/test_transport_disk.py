@@ -49,6 +49,7 @@ def test_an_upload_goes_on_once_the_aggregators_disk_has_room(tmp_path: Path, mo
             queue.Queue[object](),
             log,
             sent,
+            folder=tmp_path / "attachments",
             max_attachment_bytes=0,
         )
         uploader = Uploader(lambda: link.channel, log, sent)

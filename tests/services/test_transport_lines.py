@@ -12,7 +12,8 @@ import pytest
 
 from aggregator.lines import Lines, endpoint_of
 from aggregator.sessions import Session, Sessions
-from fedvlm_secure.secagg.merkle import CHUNK_BYTES, chunk_root
+from fedvlm_secure.rounds.vectors import cut
+from fedvlm_secure.secagg.merkle import CHUNK_BYTES
 from fedvlm_secure.store.event_log import EventLog
 from fedvlm_secure.types import NodeId
 from fedvlm_secure.wire.codec import to_wire
@@ -180,8 +181,7 @@ def test_a_download_that_nobody_reads_is_ended(consortium: Consortium, tmp_path:
     clock = SetClock()
     with serving(consortium, tmp_path, ScriptedMachine(), clock=clock) as server:
         content = bytes(24 * CHUNK_BYTES)  # more than any window takes in
-        root = chunk_root(content)
-        server.blobs.put(root, content)
+        root = server.blobs.put(cut(content))
         channel = dial(server.address, consortium.tls(NODE), consortium.roster)
         call = channel.unary_stream(DOWNLOAD, None, None)(to_wire(DownloadRequest(root=root, first_chunk=0)))
         next(call)  # type: ignore[call-overload]

@@ -190,6 +190,7 @@ def test_a_node_on_a_bad_line_uploads_in_pieces(
     cuts: int,
     consortium: Consortium,
     server: RunningServer,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each dial makes two connections: one to look at the certificate, one that carries everything."""
@@ -203,6 +204,7 @@ def test_a_node_on_a_bad_line_uploads_in_pieces(
             events,
             log,
             sent,
+            folder=tmp_path / "attachments",
             max_attachment_bytes=0,
         )
         uploader = Uploader(lambda: link.channel, log, sent)

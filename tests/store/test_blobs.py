@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedvlm_secure.errors import StorageError
+from fedvlm_secure.rounds.vectors import cut
 from fedvlm_secure.secagg.merkle import CHUNK_BYTES, chunk_root
 from fedvlm_secure.store.blobs import FileBlobs
 
@@ -17,20 +18,18 @@ def test_a_blob_is_read_whole_and_by_chunks(tmp_path: Path) -> None:
     blobs = FileBlobs(tmp_path)
     content = bytes(range(256)) * (CHUNK_BYTES // 128) + b"tail"
     root = chunk_root(content)
-    assert blobs.get(root) is None and blobs.chunk(root, 0) is None
-    blobs.put(root, content)
-    assert FileBlobs(tmp_path).get(root) == content
-    chunks = [blobs.chunk(root, index) for index in range(4)]
+    assert blobs.chunk(root, 0) is None
+    assert blobs.put(cut(content)) == root
+    chunks = [FileBlobs(tmp_path).chunk(root, index) for index in range(4)]
     assert chunks[3] is None and b"".join(chunk for chunk in chunks if chunk) == content
 
 
 def test_only_what_is_kept_stays(tmp_path: Path) -> None:
     blobs = FileBlobs(tmp_path)
     roots = [chunk_root(bytes([k])) for k in range(3)]
-    for k, root in enumerate(roots):
-        blobs.put(root, bytes([k]))
+    assert roots == [blobs.put([bytes([k])]) for k in range(3)]
     blobs.keep_only([roots[1]])
-    assert [blobs.get(root) for root in roots] == [None, b"\x01", None]
+    assert [blobs.chunk(root, 0) for root in roots] == [None, b"\x01", None]
 
 
 def test_a_full_disk_leaves_no_half_blob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +42,6 @@ def test_a_full_disk_leaves_no_half_blob(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(StorageError) as caught:
-            blobs.put(root, b"sum")
+            blobs.put([b"sum"])
     assert caught.value.code == "DISK_FULL"
-    assert blobs.get(root) is None and list(tmp_path.iterdir()) == []
+    assert blobs.chunk(root, 0) is None and list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ from fedvlm_secure.audit.chain import AuditChain, read_chain
 from fedvlm_secure.audit.record import End
 from fedvlm_secure.policy.loading import read_policy
 from fedvlm_secure.policy.private_file import write_private
+from fedvlm_secure.rounds.vectors import cut
 from fedvlm_secure.secagg.merkle import chunk_root
 from fedvlm_secure.simulate.memory import ShakeEntropy
 from fedvlm_secure.store.blobs import FileBlobs
@@ -91,14 +92,14 @@ def _blob(number: int) -> bytes:
 
 
 def _blob_write(folder: Path, number: int) -> None:
-    FileBlobs(folder / "blobs").put(chunk_root(_blob(number)), _blob(number))
+    FileBlobs(folder / "blobs").put(cut(_blob(number)))
 
 
 def _blob_read(folder: Path) -> list[int]:
     blobs = FileBlobs(folder / "blobs")
     if any(name.endswith(".draft") for name in (path.name for path in (folder / "blobs").iterdir())):
         raise AssertionError("a draft was left")
-    return [number for number in range(1, 10) if blobs.get(chunk_root(_blob(number))) == _blob(number)]
+    return [number for number in range(1, 10) if blobs.chunk(chunk_root(_blob(number)), 0) == _blob(number)]
 
 
 def _ledger_paths(folder: Path) -> LedgerPaths:

@@ -16,6 +16,7 @@ from fedvlm_secure.rounds.closing import Closing, next_state
 from fedvlm_secure.rounds.node_memory import NodeMemory
 from fedvlm_secure.rounds.node_run import NodeRun
 from fedvlm_secure.rounds.terms import cohort_of, context_of, vector_of
+from fedvlm_secure.rounds.vectors import HeldVector
 from fedvlm_secure.secagg.merkle import chunk_root, tree_path
 from fedvlm_secure.secagg.messages import (
     AggregatorMessage,
@@ -54,6 +55,11 @@ def restate(statement: T, signer: Signer, **changes: Any) -> T:
     """The same statement with other fields, properly signed by `signer`."""
     fields = {f.name: getattr(statement, f.name) for f in dataclasses.fields(statement) if f.name != "signature"}
     return signer.sign(type(statement), **{**fields, **changes})
+
+
+def held(content: bytes | None) -> HeldVector | None:
+    """An attachment in memory."""
+    return None if content is None else HeldVector(content)
 
 
 def sent(actions: Sequence[NodeAction], cls: type[M]) -> M:
@@ -110,7 +116,7 @@ class LyingAggregator:
 
     def tell(self, name: str, message: AggregatorMessage, attachment: bytes | None = None) -> tuple[NodeAction, ...]:
         """Say something to a node; shares that leave it are noted."""
-        actions = self.node(name).run.receive(message, attachment)
+        actions = self.node(name).run.receive(message, held(attachment))
         for action in actions:
             if isinstance(action, Send) and isinstance(action.message, Reveal):
                 self.reveals.append(action.message)
