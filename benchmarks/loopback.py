@@ -24,6 +24,7 @@ from fedvlm_secure.types import NodeId
 from node.keystore import create_keystore
 
 POLICIES = Path(__file__).resolve().parents[1] / "policies"
+MASKED, CLEAR, ENCRYPTED = "fedavg.yaml", "unprotected.yaml", "bfv_fedavg.yaml"
 STALL_S = 300.0
 NOTED = (PLANNED, BEGUN, TRAINED, UPLOADED)
 _CHANGES: Mapping[str, object] = {
@@ -77,11 +78,12 @@ class Rounds:
 
 
 def run_rounds(
-    *, nodes: int, dimension: int, rounds: int, protected: bool, train_s: float = 0.0, memory: bool = True
+    *, nodes: int, dimension: int, rounds: int, policy: str = MASKED, train_s: float = 0.0, memory: bool = True
 ) -> Rounds:
     """One run.
 
     Args:
+        policy: of the shipped ones, by file name.
         memory: whether peaks are forgotten between rounds, which takes tens of milliseconds; else they mean nothing.
         rounds: at least 4; the first is not counted, the last has no next one to be measured by.
 
@@ -90,10 +92,9 @@ def run_rounds(
     """
     with tempfile.TemporaryDirectory() as name, _environment(dimension, train_s, memory=memory):
         folder = Path(name)
-        policy = folder / "policy.yaml"
-        base = POLICIES / ("fedavg.yaml" if protected else "unprotected.yaml")
-        derive(base, {**_CHANGES, "rounds": rounds}, policy)
-        with set_up(folder, policy, nodes=nodes) as running:
+        derived = folder / "policy.yaml"
+        derive(POLICIES / policy, {**_CHANGES, "rounds": rounds}, derived)
+        with set_up(folder, derived, nodes=nodes) as running:
             running.start()
             aggregator = running.pids[AGGREGATOR][-1]
             listening, peaks = process_bytes("VmRSS", aggregator), [0]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.case import Case, size_name
-from benchmarks.loopback import Rounds, fsync_s, run_rounds
+from benchmarks.loopback import CLEAR, ENCRYPTED, MASKED, Rounds, fsync_s, run_rounds
 from benchmarks.row import Row, Target, at_most
 
 PROTECTED_RATIO = at_most(1.1)
@@ -26,6 +26,7 @@ def cases(quick: bool) -> list[Case]:
     return [
         Case(f"round/n5-d{size_name(large)}", partial(protected, 5, large, rounds)),
         Case(f"round/n5-d{size_name(large)}-training", partial(beside_training, 5, large, 0.5 if quick else 5.0)),
+        Case(f"round/bfv-n3-d{size_name(large)}", partial(encrypted, 3, large, 4)),
         *(Case(f"latency/n{n}-d{size_name(small)}", partial(latency, n, small, 12)) for n in nodes),
     ]
 
@@ -35,8 +36,8 @@ def protected(nodes: int, dimension: int, rounds: int) -> list[Row]:
     masked: list[Rounds] = []
     clear: list[Rounds] = []
     for _ in range(2):
-        masked.append(run_rounds(nodes=nodes, dimension=dimension, rounds=rounds, protected=True))
-        clear.append(run_rounds(nodes=nodes, dimension=dimension, rounds=rounds, protected=False))
+        masked.append(run_rounds(nodes=nodes, dimension=dimension, rounds=rounds))
+        clear.append(run_rounds(nodes=nodes, dimension=dimension, rounds=rounds, policy=CLEAR))
     facts = {"nodes": nodes, "dimension": dimension, "rounds_measured": 2 * (rounds - 2), "how": STUBBED}
     size = f"n{nodes}-d{size_name(dimension)}"
     until_held = {
@@ -54,8 +55,8 @@ def protected(nodes: int, dimension: int, rounds: int) -> list[Row]:
 def beside_training(nodes: int, dimension: int, train_s: float) -> list[Row]:
     """The same where training takes a few seconds, in which masks can be expanded."""
     masked, clear = (
-        run_rounds(nodes=nodes, dimension=dimension, rounds=4, protected=protection, train_s=train_s)
-        for protection in (True, False)
+        run_rounds(nodes=nodes, dimension=dimension, rounds=4, policy=policy, train_s=train_s)
+        for policy in (MASKED, CLEAR)
     )
     facts = {
         "nodes": nodes,
@@ -65,6 +66,32 @@ def beside_training(nodes: int, dimension: int, train_s: float) -> list[Row]:
     }
     name = f"round-over-tls/n{nodes}-d{size_name(dimension)}-with-training"
     return [_beside(name, f"s wall per round, {train_s:g} s of training in it", [masked], [clear], facts)]
+
+
+def encrypted(nodes: int, dimension: int, rounds: int) -> list[Row]:
+    """The same round under homomorphic encryption beside masking: time, and memory of both services."""
+    bfv, masked = (
+        run_rounds(nodes=nodes, dimension=dimension, rounds=rounds, policy=policy) for policy in (ENCRYPTED, MASKED)
+    )
+    facts = {"nodes": nodes, "dimension": dimension, "rounds_measured": rounds - 2, "how": STUBBED}
+    size, beside = f"bfv-n{nodes}-d{size_name(dimension)}", "with masking"
+    with_s, without_s = _median([bfv.wall_s]), _median([masked.wall_s])
+    return [
+        Row(
+            name=f"round-over-tls/{size}",
+            value=with_s,
+            unit="s wall per round, without training",
+            against="s with masking",
+            against_value=without_s,
+            ratio=with_s / without_s,
+            ratio_is="wall time encrypted over wall time masked",
+            facts={**facts, "bfv_s": bfv.wall_s, "masked_s": masked.wall_s},
+        ),
+        *(
+            _memory(f"memory/{what}-{size}", dimension, _most([bfv], part), _most([masked], part), None, facts, beside)
+            for part, what in enumerate(("node-service-upload", "node-service-result", "aggregator-service"))
+        ),
+    ]
 
 
 def _beside(name: str, unit: str, masked: list[Rounds], clear: list[Rounds], facts: Mapping[str, Any]) -> Row:
@@ -91,14 +118,22 @@ def _most(runs: Sequence[Rounds], part: int) -> int:
     return max((run.upload_peak_bytes, run.result_peak_bytes, run.aggregator_peak_bytes)[part] for run in runs)
 
 
-def _memory(name: str, dimension: int, peak: int, clear: int, target: Target | None, facts: Mapping[str, Any]) -> Row:
+def _memory(
+    name: str,
+    dimension: int,
+    peak: int,
+    other: int,
+    target: Target | None,
+    facts: Mapping[str, Any],
+    against: str = "without protection",
+) -> Row:
     update_bytes = 4 * dimension
     return Row(
         name=name,
         value=peak / update_bytes,
         unit="of the update, beyond it",
-        against="without protection",
-        against_value=clear / update_bytes,
+        against=against,
+        against_value=other / update_bytes,
         target=target,
         facts={**facts, "peak_beyond_bytes": peak, "update_bytes": update_bytes, "method": "VmHWM of the real process"},
     )
@@ -108,7 +143,7 @@ def latency(nodes: int, dimension: int, rounds: int) -> list[Row]:
     """Wall time of a round in which training takes none, journals and their fsyncs included."""
     with tempfile.TemporaryDirectory() as folder:
         one_fsync_s = fsync_s(Path(folder))
-    run = run_rounds(nodes=nodes, dimension=dimension, rounds=rounds, protected=True, memory=False)
+    run = run_rounds(nodes=nodes, dimension=dimension, rounds=rounds, memory=False)
     return [
         Row(
             name=f"latency/n{nodes}-d{size_name(dimension)}",

@@ -49,11 +49,12 @@ class Notes:
     """The file of notes. Memory is counted from the last plan or held upload."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self.last = path, ""
         self._resident = resident_bytes()
 
     def add(self, what: str) -> None:
         """One line."""
+        self.last = what
         note = {"what": what, "at_s": time.monotonic(), "peak_beyond_bytes": peak_bytes() - self._resident}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(note) + "\n")
@@ -69,7 +70,7 @@ class NotingLog(EventLog):
 
     def event(self, name: str, **fields: object) -> None:
         """Write one line."""
-        if self.notes is not None and name == "uploaded":
+        if self.notes is not None and name == "uploaded" and self.notes.last == TRAINED:  # else it is a decrypted sum
             self.notes.add(UPLOADED)
         if self.notes is not None and name == "received" and fields.get("kind") == "Plan":
             self.notes.add(PLANNED)
