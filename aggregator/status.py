@@ -56,7 +56,7 @@ class RunRecord:
     def _write(self, progress: dict[str, object]) -> None:
         run = progress.get("run")
         if isinstance(run, str):
-            write_whole(summary_path(self._home, run), json.dumps(progress, indent=2).encode() + b"\n")
+            write_whole(summary_path(self._home, run), json.dumps(progress).encode() + b"\n")
 
 
 def run_folder(home: Path, run: str) -> Path:

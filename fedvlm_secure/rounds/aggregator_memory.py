@@ -10,6 +10,7 @@ from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.rounds.closing import Closing
 from fedvlm_secure.rounds.he_terms import agreed_hash, context_in
 from fedvlm_secure.rounds.journal_records import JournalRecords
+from fedvlm_secure.rounds.storage import Journal
 from fedvlm_secure.secagg.messages import (
     Abort,
     Certificate,
@@ -70,6 +71,10 @@ ROUND_PREFIXES = (
 
 class AggregatorMemory(JournalRecords):
     """Typed reads of the aggregator's journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
+        self._summaries: list[dict[str, object]] = []
 
     def _by_node(self, cls: type[R], prefix: str) -> dict[NodeId, R]:
         found = {}
@@ -253,13 +258,12 @@ class AggregatorMemory(JournalRecords):
 
     @property
     def summaries(self) -> list[dict[str, object]]:
-        """One readable summary per closed round, in order."""
-        found = []
-        for key in self.journal.keys("summary/"):
+        """One readable summary per closed round, in order. None changes once it is written, so each is decoded once."""
+        for key in self.journal.keys("summary/")[len(self._summaries) :]:
             raw = self.journal.get(key)
             if raw is not None:
-                found.append(canonical.decode(raw))
-        return found
+                self._summaries.append(canonical.decode(raw))
+        return list(self._summaries)
 
     def under(self, *prefixes: str) -> list[str]:
         """Every key under one of the prefixes (to be deleted)."""

@@ -8,6 +8,7 @@ import types as pytypes
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from cryptography.exceptions import InvalidSignature
@@ -127,7 +128,7 @@ class Statement(Record):
     label: ClassVar[str]
     signature: Signature
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         body = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "signature"}
         return canonical.digest(self.label, body)

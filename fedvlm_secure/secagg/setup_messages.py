@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from fedvlm_secure.canonical import digest
@@ -62,7 +63,7 @@ class Manifest(Record):
     start_result: Digest  # how the round before it was closed; 32 zero bytes before the first
     start_state: Digest  # the state to go on from
 
-    @property
+    @cached_property
     def run_hash(self) -> Digest:
         return digest("run", self)
 
