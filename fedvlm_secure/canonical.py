@@ -18,7 +18,7 @@ from fedvlm_secure.types import Digest
 
 LABEL_PREFIX = "fedvlm/v1/"
 _MAX_DEPTH = 32
-_SIZE = struct.Struct(">Q")
+_SIZE, _SIGNED, _FLOAT = struct.Struct(">Q"), struct.Struct(">q"), struct.Struct(">d")
 
 
 def encode(value: object) -> bytes:
@@ -38,8 +38,11 @@ def _encode(value: object, out: bytearray, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise ValueError("canonical encoding: nested too deeply")
     kind = type(value)
-    if kind is bytes:  # by far the commonest; the rest is below in full
+    if kind is bytes:  # these two are by far the commonest; the rest is below in full
         out += b"b" + _SIZE.pack(len(value)) + value  # type: ignore[arg-type, operator]
+        return
+    if kind is str:
+        _encode_text(value, out)  # type: ignore[arg-type]
         return
     match value:
         case None:
@@ -48,23 +51,22 @@ def _encode(value: object, out: bytearray, depth: int) -> None:
             out += b"t" if value else b"f"
         case bytes() | bytearray() | memoryview():
             raw = bytes(value)  # a memoryview's len counts items, not bytes
-            out += b"b" + struct.pack(">Q", len(raw)) + raw
+            out += b"b" + _SIZE.pack(len(raw)) + raw
         case str():
-            raw = value.encode("utf-8")
-            out += b"s" + struct.pack(">Q", len(raw)) + raw
+            _encode_text(value, out)
         case int():
             if 0 <= value < 1 << 64:
-                out += b"u" + struct.pack(">Q", value)
+                out += b"u" + _SIZE.pack(value)
             elif -(1 << 63) <= value < 0:
-                out += b"i" + struct.pack(">q", value)
+                out += b"i" + _SIGNED.pack(value)
             else:
                 raise ValueError("canonical encoding: integer outside i64 and u64")
         case float():
             if math.isnan(value):
                 raise ValueError("canonical encoding: NaN")
-            out += b"d" + struct.pack(">d", value + 0.0)  # -0.0 + 0.0 is 0.0
+            out += b"d" + _FLOAT.pack(value + 0.0)  # -0.0 + 0.0 is 0.0
         case list() | tuple():
-            out += b"l" + struct.pack(">Q", len(value))
+            out += b"l" + _SIZE.pack(len(value))
             for item in value:
                 _encode(item, out, depth + 1)
         case Mapping():
@@ -74,14 +76,19 @@ def _encode(value: object, out: bytearray, depth: int) -> None:
                     raise ValueError("canonical encoding: map keys are str")
                 entries.append((key.encode("utf-8"), item))
             entries.sort(key=lambda entry: entry[0])
-            out += b"m" + struct.pack(">Q", len(entries))
+            out += b"m" + _SIZE.pack(len(entries))
             for raw_key, item in entries:
-                out += struct.pack(">Q", len(raw_key)) + raw_key
+                out += _SIZE.pack(len(raw_key)) + raw_key
                 _encode(item, out, depth + 1)
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             _encode({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, out, depth)
         case _:
             raise ValueError(f"canonical encoding: no encoding for {type(value).__name__}")
+
+
+def _encode_text(value: str, out: bytearray) -> None:
+    raw = value.encode("utf-8")
+    out += b"s" + _SIZE.pack(len(raw)) + raw
 
 
 def decode(raw: bytes) -> Any:
@@ -93,64 +100,83 @@ def decode(raw: bytes) -> Any:
     Raises:
         ValueError: truncated, trailing, unsorted or otherwise not the encoding of any value.
     """
-    view = memoryview(raw)
-    value, end = _decode(view, 0, 0)
-    if end != len(view):
+    raw = bytes(raw)  # of a view, whose slices are views
+    value, end = _decode(raw, 0, 0)
+    if end != len(raw):
         raise ValueError("canonical encoding: trailing bytes")
-    if encode(value) != raw:
-        raise ValueError("canonical encoding: not the canonical form")
     return value
 
 
-def _take(view: memoryview, at: int, count: int) -> tuple[bytes, int]:
-    if count > len(view) - at:
+def _end_of(raw: bytes, at: int, count: int) -> int:
+    if count > len(raw) - at:
         raise ValueError("canonical encoding: truncated")
-    return bytes(view[at : at + count]), at + count
+    return at + count
 
 
-def _take_size(view: memoryview, at: int) -> tuple[int, int]:
-    raw, at = _take(view, at, 8)
-    size = int.from_bytes(raw, "big")
-    if size > len(view) - at:  # every counted item takes at least one byte, so this also bounds lists
+def _take_size(raw: bytes, at: int) -> tuple[int, int]:
+    end = _end_of(raw, at, _SIZE.size)
+    (size,) = _SIZE.unpack_from(raw, at)
+    if size > len(raw) - end:  # every counted item takes at least one byte, so this also bounds lists
         raise ValueError("canonical encoding: truncated")
-    return size, at
+    return size, end
 
 
-def _decode(view: memoryview, at: int, depth: int) -> tuple[Any, int]:
+def _decode(raw: bytes, at: int, depth: int) -> tuple[Any, int]:
+    """Each tag admits only what `_encode` writes under it, so that no two byte strings decode to one value."""
     if depth > _MAX_DEPTH:
         raise ValueError("canonical encoding: nested too deeply")
-    tag, at = _take(view, at, 1)
-    match tag:
-        case b"n":
-            return None, at
-        case b"t" | b"f":
-            return tag == b"t", at
-        case b"b" | b"s":
-            size, at = _take_size(view, at)
-            raw, at = _take(view, at, size)
-            return (raw if tag == b"b" else raw.decode("utf-8")), at
-        case b"u" | b"i" | b"d":
-            raw, at = _take(view, at, 8)
-            return struct.unpack({b"u": ">Q", b"i": ">q", b"d": ">d"}[tag], raw)[0], at
+    at = _end_of(raw, at, 1)
+    match raw[at - 1 : at]:
+        case b"b":
+            size, at = _take_size(raw, at)
+            return raw[at : at + size], at + size
+        case b"s":
+            size, at = _take_size(raw, at)
+            return raw[at : at + size].decode("utf-8"), at + size
+        case b"u" | b"i" | b"d" as tag:
+            return _decode_number(tag, raw, at), _end_of(raw, at, _SIZE.size)
         case b"l":
-            count, at = _take_size(view, at)
+            count, at = _take_size(raw, at)
             items = []
             for _ in range(count):
-                item, at = _decode(view, at, depth + 1)
+                item, at = _decode(raw, at, depth + 1)
                 items.append(item)
             return items, at
         case b"m":
-            count, at = _take_size(view, at)
-            entries: dict[str, Any] = {}
-            for _ in range(count):
-                size, at = _take_size(view, at)
-                raw, at = _take(view, at, size)
-                entries[raw.decode("utf-8")], at = _decode(view, at, depth + 1)
-            if len(entries) != count:
-                raise ValueError("canonical encoding: duplicate key")
-            return entries, at
+            return _decode_map(raw, at, depth)
+        case b"n":
+            return None, at
+        case b"t" | b"f" as tag:
+            return tag == b"t", at
         case _:
             raise ValueError("canonical encoding: unknown type tag")
+
+
+def _decode_number(tag: bytes, raw: bytes, at: int) -> int | float:
+    _end_of(raw, at, _SIZE.size)
+    if tag == b"d":
+        (number,) = _FLOAT.unpack_from(raw, at)
+        if math.isnan(number) or (number == 0.0 and math.copysign(1.0, number) < 0.0):
+            raise ValueError("canonical encoding: NaN, or a zero below zero")
+        return float(number)
+    (integer,) = (_SIZE if tag == b"u" else _SIGNED).unpack_from(raw, at)
+    if tag == b"i" and integer >= 0:
+        raise ValueError("canonical encoding: only integers below zero are signed")
+    return int(integer)
+
+
+def _decode_map(raw: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
+    count, at = _take_size(raw, at)
+    entries: dict[str, Any] = {}
+    before: bytes | None = None
+    for _ in range(count):
+        size, at = _take_size(raw, at)
+        key, at = raw[at : at + size], at + size
+        if before is not None and key <= before:
+            raise ValueError("canonical encoding: keys out of order, or twice")
+        entries[key.decode("utf-8")], at = _decode(raw, at, depth + 1)
+        before = key
+    return entries, at
 
 
 def digest(label: str, *values: object) -> Digest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from fedvlm_secure.ring.keystream import CHUNK_WORDS
 from fedvlm_secure.ring.lanes import WORD_BYTES
@@ -31,6 +32,15 @@ def _next_level(level: Sequence[Digest]) -> list[Digest]:
     return joined + ([level[-1]] if len(level) % 2 else [])
 
 
+@lru_cache(maxsize=256)
+def _levels_below_root(leaves: tuple[Digest, ...]) -> tuple[Sequence[Digest], ...]:
+    """Leaves first. Kept, since each holder asks for its path in each dealer's tree."""
+    levels: list[Sequence[Digest]] = [leaves]
+    while len(levels[-1]) > 1:
+        levels.append(_next_level(levels[-1]))
+    return tuple(levels[:-1])
+
+
 def tree_root(leaves: Sequence[Digest]) -> Digest:
     """Root over leaf hashes, at least one."""
     if not leaves:
@@ -43,12 +53,12 @@ def tree_root(leaves: Sequence[Digest]) -> Digest:
 
 def tree_path(leaves: Sequence[Digest], index: int) -> tuple[Digest, ...]:
     """The siblings that lead from leaf `index` to the root, bottom up."""
-    level, path = list(leaves), []
-    while len(level) > 1:
+    path = []
+    for level in _levels_below_root(tuple(leaves)):
         sibling = index ^ 1
         if sibling < len(level):
             path.append(level[sibling])
-        level, index = _next_level(level), index // 2
+        index //= 2
     return tuple(path)
 
 

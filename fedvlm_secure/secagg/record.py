@@ -6,9 +6,9 @@ import dataclasses
 import math
 import types as pytypes
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from cryptography.exceptions import InvalidSignature
@@ -33,32 +33,68 @@ def field_types(cls: type[Any]) -> Mapping[str, Any]:
     return _FIELD_TYPES[key]
 
 
-def _check(value: object, expected: Any, where: str) -> None:
-    if expected is NodeId:
-        node_id(value)  # type: ignore[arg-type]
-    elif expected in (Digest, Signature):
-        size = DIGEST_BYTES if expected is Digest else SIGNATURE_BYTES
-        if not isinstance(value, bytes) or len(value) != size:
-            raise ValueError(f"{where} has {size} bytes")
-    elif expected is int:
-        if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
-            raise ValueError(f"{where} is a 64-bit integer")
-    elif expected is float:
-        if not isinstance(value, float) or math.isnan(value):  # NaN has no encoding: it could not be hashed
-            raise ValueError(f"{where} is a number")
-    elif expected is str:
-        if not isinstance(value, str) or len(value.encode()) > MAX_TEXT_BYTES:
-            raise ValueError(f"{where} is text of at most {MAX_TEXT_BYTES} bytes")
-    elif typing.get_origin(expected) is tuple:
-        if not isinstance(value, tuple):
-            raise ValueError(f"{where} is a tuple")
-        for item in value:
-            _check(item, typing.get_args(expected)[0], where)
-    elif typing.get_origin(expected) in (pytypes.UnionType, typing.Union):
-        if value is not None:
-            _check(value, next(arg for arg in typing.get_args(expected) if arg is not type(None)), where)
-    elif not isinstance(value, expected):
+Check = Callable[[Any, str], None]
+"""(value, where) of a field; raises ValueError."""
+
+
+@cache
+def _check_of(expected: Any) -> Check:
+    """The check of a declared type, made once: messages are checked far more often than there are types."""
+    if expected in (Digest, Signature):
+        return partial(_check_size, DIGEST_BYTES if expected is Digest else SIGNATURE_BYTES)
+    if expected in _CHECKS:
+        return _CHECKS[expected]
+    if typing.get_origin(expected) is tuple:
+        return partial(_check_items, _check_of(typing.get_args(expected)[0]))
+    if typing.get_origin(expected) in _UNIONS:
+        inner = _check_of(_present(expected))
+        return lambda value, where: None if value is None else inner(value, where)
+    return partial(_check_class, expected)
+
+
+def _check_node(value: str, _: str) -> None:
+    node_id(value)
+
+
+def _check_size(size: int, value: object, where: str) -> None:
+    if not isinstance(value, bytes) or len(value) != size:
+        raise ValueError(f"{where} has {size} bytes")
+
+
+def _check_int(value: object, where: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{where} is a 64-bit integer")
+
+
+def _check_float(value: object, where: str) -> None:
+    if not isinstance(value, float) or math.isnan(value):  # NaN has no encoding: it could not be hashed
+        raise ValueError(f"{where} is a number")
+
+
+def _check_text(value: object, where: str) -> None:
+    if not isinstance(value, str) or len(value.encode()) > MAX_TEXT_BYTES:
+        raise ValueError(f"{where} is text of at most {MAX_TEXT_BYTES} bytes")
+
+
+def _check_items(check: Check, value: object, where: str) -> None:
+    if not isinstance(value, tuple):
+        raise ValueError(f"{where} is a tuple")
+    for item in value:
+        check(item, where)
+
+
+def _check_class(expected: type[Any], value: object, where: str) -> None:
+    if not isinstance(value, expected):
         raise ValueError(f"{where} is not of type {expected}")
+
+
+def _present(union: Any) -> Any:
+    """T of `T | None`."""
+    return next(arg for arg in typing.get_args(union) if arg is not type(None))
+
+
+_CHECKS: Mapping[Any, Check] = {NodeId: _check_node, int: _check_int, float: _check_float, str: _check_text}
+_UNIONS = (pytypes.UnionType, typing.Union)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +110,7 @@ class Record:
 
     def __post_init__(self) -> None:
         for name, expected in field_types(type(self)).items():
-            _check(getattr(self, name), expected, f"{type(self).__name__}.{name}")
+            _check_of(expected)(getattr(self, name), f"{type(self).__name__}.{name}")
 
 
 def record_bytes(record: Record) -> bytes:
@@ -100,19 +136,29 @@ def _build(cls: type[R], values: object) -> R:
     hints = field_types(cls)
     if set(values) != set(hints):
         raise ValueError(f"{cls.__name__} has other fields")
-    return cls(**{name: _build_value(hints[name], value) for name, value in values.items()})
+    return cls(**{name: _reading_of(hints[name])(value) for name, value in values.items()})
 
 
-def _build_value(expected: Any, value: Any) -> Any:
+@cache
+def _reading_of(expected: Any) -> Callable[[Any], Any]:
+    """What makes a field's value of a declared type from its decoded form; see `_check_of`."""
     if typing.get_origin(expected) is tuple:
-        if not isinstance(value, list):
-            raise ValueError("a tuple is encoded as a list")
-        return tuple(_build_value(typing.get_args(expected)[0], item) for item in value)
-    if typing.get_origin(expected) in (pytypes.UnionType, typing.Union):
-        inner = next(arg for arg in typing.get_args(expected) if arg is not type(None))
-        return None if value is None else _build_value(inner, value)
+        return partial(_read_items, _reading_of(typing.get_args(expected)[0]))
+    if typing.get_origin(expected) in _UNIONS:
+        inner = _reading_of(_present(expected))
+        return lambda value: None if value is None else inner(value)
     if isinstance(expected, type) and issubclass(expected, Record):
-        return _build(expected, value)
+        return partial(_build, expected)
+    return _as_it_is
+
+
+def _read_items(read: Callable[[Any], Any], value: object) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError("a tuple is encoded as a list")
+    return tuple(value) if read is _as_it_is else tuple(map(read, value))
+
+
+def _as_it_is(value: Any) -> Any:
     return value
 
 
