@@ -102,6 +102,17 @@ def decode(raw: bytes) -> Any:
     return value
 
 
+def decode_first(raw: bytes) -> tuple[Any, int]:
+    """The value that `raw` begins with, and where it ends.
+
+    Its form is not compared with the canonical one: who reads piece by piece has to encode again, and compare.
+
+    Raises:
+        ValueError: truncated, or no encoding.
+    """
+    return _decode(memoryview(raw), 0, 0)
+
+
 def _take(view: memoryview, at: int, count: int) -> tuple[bytes, int]:
     if count > len(view) - at:
         raise ValueError("canonical encoding: truncated")
