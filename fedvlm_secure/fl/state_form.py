@@ -102,7 +102,7 @@ def _guess(reader: Reader) -> StateForm:
         name = reader(at + _COUNT.size, min(named, _WINDOW_BYTES)).decode("utf-8")
         names.append(name)
         at += len(_key(name)) + 1 + _COUNT.size + SLOT_ITEM_BYTES * (size // MODEL_ITEM_BYTES)
-    return StateForm.of(size // MODEL_ITEM_BYTES, names, numbers)
+    return StateForm.of(size // MODEL_ITEM_BYTES, set(names), numbers)  # a name that came twice makes it too short
 
 
 def _key(name: str) -> bytes:
