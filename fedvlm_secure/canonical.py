@@ -107,6 +107,15 @@ def decode(raw: bytes) -> Any:
     return value
 
 
+def decode_first(raw: bytes) -> tuple[Any, int]:
+    """The value that `raw` begins with, and where it ends: for who reads piece by piece.
+
+    Raises:
+        ValueError: truncated, or no encoding.
+    """
+    return _decode(bytes(raw), 0, 0)
+
+
 def _end_of(raw: bytes, at: int, count: int) -> int:
     if count > len(raw) - at:
         raise ValueError("canonical encoding: truncated")

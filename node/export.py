@@ -36,7 +36,7 @@ def export_run(state_dir: Path, out: Path, *, base: Path | None = None) -> tuple
         if memory.opened_epoch is None or memory.closing is None:
             raise PolicyError("NO_RUN", f"{state_dir.name} has taken part in no run", "export after a run")
         policy = approved_policy(state_dir, memory.manifest.policy_hash)
-        difference = memory.state.model
+        difference = memory.stored_state.model
     finally:
         journal.close()
     model = policy.model

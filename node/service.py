@@ -228,7 +228,7 @@ class _Service:
         """Score the last state if that is still to be done; the run itself is over."""
         closing = self._memory.closing
         if closing is not None and closing.round + 1 == self._mandate.policy.rounds_in_all:
-            self._act((Evaluate(self._mandate.policy.rounds, self._memory.state.model, last=True),))
+            self._act((Evaluate(self._mandate.policy.rounds, self._memory.stored_state.model, last=True),))
         self._audit.end()
         self._worker.finish()
         while not self._events.empty():

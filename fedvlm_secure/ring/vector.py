@@ -116,6 +116,19 @@ class VectorFormat:
         """The integer sum, int64 [d], and each scalar's total, of `contributors` nodes' added vectors.
 
         Raises:
+            ValueError: as for `sum_scalars`.
+        """
+        scalars = self.sum_scalars(total, contributors)
+        integers = np.empty(self.dimension, dtype=np.int64)
+        for at in range(0, self.dimension, CACHE_WORDS):
+            part = integers[at : at + CACHE_WORDS]
+            part[:] = self.sum_block(total, contributors, at, len(part))
+        return integers, scalars
+
+    def sum_scalars(self, total: Words, contributors: int) -> dict[str, int]:
+        """Check a sum, uint64 [words], of `contributors` nodes' vectors, and read each scalar's total.
+
+        Raises:
             ValueError: wrong shape, more contributors than the lanes hold, or a check word that does not fit (a fault).
         """
         if total.dtype != np.uint64 or total.shape != (self.words,):
@@ -125,21 +138,24 @@ class VectorFormat:
         faulty = self.faulty_chunks(total)
         if faulty:
             raise ValueError(f"check word of chunk {faulty[0]} does not fit the sum")
-        mask, lifted = np.uint64((1 << self.lanes.lane_bits) - 1), contributors * self.lanes.offset
-        integers = np.empty(self.dimension, dtype=np.int64)
-        for at in range(0, self.lane_words, CACHE_WORDS):
-            packed = total[at : min(at + CACHE_WORDS, self.lane_words)]
-            for lane in range(self.lanes.per_word):
-                part = integers[lane * self.lane_words : (lane + 1) * self.lane_words][at : at + len(packed)]
-                lane_sum = part.view(np.uint64)
-                np.right_shift(packed[: len(part)], np.uint64(lane * self.lanes.lane_bits), out=lane_sum)
-                np.bitwise_and(lane_sum, mask, out=lane_sum)
-                np.subtract(part, lifted, out=part)
         values = [int(value) for value in total[self.lane_words : self.payload_words]]
-        return integers, {
+        return {
             name: value - (1 << WORD_BITS if name in self.signed and value >> (WORD_BITS - 1) else 0)
             for name, value in zip(self.scalars, values, strict=True)
         }
+
+    def sum_block(self, total: Words, contributors: int, start: int, count: int) -> Int64Vector:
+        """Coordinates [start, start + count) of a sum that `sum_scalars` has checked: int64 [count]."""
+        block = np.empty(count, dtype=np.int64)
+        lane_sum, done = block.view(np.uint64), 0
+        while done < count:
+            lane, word = divmod(start + done, self.lane_words)
+            packed = total[word : min(word + count - done, self.lane_words)]
+            part = lane_sum[done : done + len(packed)]
+            np.right_shift(packed, np.uint64(lane * self.lanes.lane_bits), out=part)
+            done += len(packed)
+        np.bitwise_and(lane_sum, np.uint64((1 << self.lanes.lane_bits) - 1), out=lane_sum)
+        return np.subtract(block, contributors * self.lanes.offset, out=block)
 
     def faulty_chunks(self, total: Words) -> Sequence[int]:
         """Chunks whose check word differs from the linear form of their words."""

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from fedvlm_secure import canonical
-from fedvlm_secure.fl.state import ServerState
+from fedvlm_secure.fl.state import ServerState, StoredState
 from fedvlm_secure.rounds.closing import Closing
 from fedvlm_secure.rounds.he_terms import agreed_hash, context_in
 from fedvlm_secure.rounds.journal_records import JournalRecords
 from fedvlm_secure.rounds.storage import Journal
+from fedvlm_secure.rounds.vectors import StoredVector
 from fedvlm_secure.secagg.messages import (
     Abort,
     Certificate,
@@ -162,17 +163,21 @@ class AggregatorMemory(JournalRecords):
 
     @property
     def state(self) -> ServerState:
-        return self._state("state")
+        """All of it, in memory."""
+        return self.stored_state.load()
 
     @property
-    def next_state(self) -> ServerState:
-        return self._state("next-state")
+    def stored_state(self) -> StoredState:
+        """The state where the journal holds it, until another takes its place."""
+        return self.state_at("state")
 
-    def _state(self, key: str) -> ServerState:
-        raw = self.journal.get(key)
-        if raw is None:
-            raise ValueError(f"no {key}")
-        return ServerState.from_bytes(raw)
+    @property
+    def state_vector(self) -> StoredVector:
+        """Its encoding, as it is offered to nodes that take it over."""
+        vector = self.journal.vector("state")
+        if vector is None:
+            raise ValueError("no run is open")
+        return vector
 
     @property
     def plan(self) -> Plan:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-import numpy as np
-
 from fedvlm_secure import canonical
 from fedvlm_secure.errors import PeerViolation, UnexpectedMessage
+from fedvlm_secure.fl.state import State
 from fedvlm_secure.ring.vector import VectorFormat
 from fedvlm_secure.rounds.aggregator_memory import (
     ATTEMPT_PREFIXES,
@@ -18,12 +17,12 @@ from fedvlm_secure.rounds.aggregator_memory import (
     summary_key,
 )
 from fedvlm_secure.rounds.aggregator_self import AggregatorSelf
-from fedvlm_secure.rounds.closing import Closing, next_state
+from fedvlm_secure.rounds.closing import Closing, Step, next_state
 from fedvlm_secure.rounds.he_aggregator import EncryptedRound
 from fedvlm_secure.rounds.he_terms import is_masked, upload_words
 from fedvlm_secure.rounds.participation import PATTERN_CODE
 from fedvlm_secure.rounds.terms import cohort_of, context_of, totals, vector_of
-from fedvlm_secure.rounds.vectors import as_bytes, cut
+from fedvlm_secure.rounds.vectors import as_bytes, chunks_of, cut
 from fedvlm_secure.secagg.headers import check_header
 from fedvlm_secure.secagg.merkle import tree_path, tree_root
 from fedvlm_secure.secagg.messages import (
@@ -45,7 +44,7 @@ from fedvlm_secure.secagg.messages import (
 from fedvlm_secure.secagg.record import Record
 from fedvlm_secure.secagg.sealing import sealed_size
 from fedvlm_secure.secagg.unmasking import Unmasking
-from fedvlm_secure.types import Digest, Float32Vector, NodeId, Words
+from fedvlm_secure.types import Digest, NodeId, Words
 
 
 @dataclass(frozen=True)
@@ -261,8 +260,8 @@ class AggregatorRound:
         memory = self.own.memory
         plan, survivors = memory.plan, memory.survivors
         try:
-            state, scalars = next_state(
-                self.own.policy, memory.manifest, memory.state, total, len(survivors), round_number=plan.round
+            step = next_state(
+                self.own.policy, memory.manifest, memory.stored_state, total, len(survivors), round_number=plan.round
             )
         except ValueError as error:
             raise PeerViolation("BAD_SUM", f"the sum of round {plan.round} does not unpack: {error}", "") from error
@@ -274,21 +273,19 @@ class AggregatorRound:
             ctx=self.ctx,
             survivors=survivors,
             sum_root=sum_root,
-            state_hash=state.digest,
+            state_hash=step.state.digest,
         )
-        digests = _digests(before=memory.closing.state_hash, after=state.digest, result=result.digest)
-        summary = canonical.encode(
-            {**self._summary(scalars, state.model - memory.state.model), "ctx": result.ctx.hex(), **digests}
-        )
-        puts: dict[str, bytes | Record] = {
+        digests = _digests(before=memory.closing.state_hash, after=result.state_hash, result=result.digest)
+        summary = canonical.encode({**self._summary(step), "ctx": result.ctx.hex(), **digests})
+        puts: dict[str, bytes | Record | State] = {
             "result": result,
-            "next-state": state.to_bytes(),
+            "next-state": step.state,
             "phase": Phase.CERTIFY.encode(),
             "totals": summary,
         }
         memory.commit(puts)
 
-    def _summary(self, scalars: dict[str, int], step: Float32Vector) -> dict[str, object]:
+    def _summary(self, step: Step) -> dict[str, object]:
         memory = self.own.memory
         plan = memory.plan
         return {
@@ -299,9 +296,9 @@ class AggregatorRound:
             "dropped": list(cohort_of(memory.manifest).dropped(memory.survivors)),
             "upload_bytes": self._upload_words * 8,
             "plain_bytes": self._vector.dimension * 4,
-            "step_norm": float(np.linalg.norm(step.astype(np.float64))),
+            "step_norm": step.norm,
             **EncryptedRound(self.own).summary(),
-            **totals(self.own.policy, scalars, round_number=plan.round, contributors=len(memory.survivors)),
+            **totals(self.own.policy, step.scalars, round_number=plan.round, contributors=len(memory.survivors)),
         }
 
     def request_void(self) -> None:
@@ -357,14 +354,15 @@ class AggregatorRound:
             round=certificate.round, result_hash=certificate.result_hash, state_hash=certificate.state_hash
         )
         stored = memory.journal.get("totals")
-        state = memory.state if void else memory.next_state
         digests = _digests(before=closing.state_hash, after=closing.state_hash, result=closing.result_hash)
         summary = canonical.encode({**self._void_summary(), **digests}) if void or stored is None else stored
-        puts: dict[str, bytes | Record] = {"certificate": certificate, "closing": closing, "state": state.to_bytes()}
+        puts: dict[str, bytes | Record | State] = {"certificate": certificate, "closing": closing}
+        if not void:
+            puts["state"] = memory.state_at("next-state")
         memory.commit({**puts, summary_key(closing.round): summary})
         self.own.spool.discard(ctx)
         EncryptedRound(self.own).discard()
-        root = self.own.blobs.put(cut(state.to_bytes()))
+        root = self.own.blobs.put(chunks_of(memory.state_vector))
         result = memory.result
         self.own.blobs.keep_only([root] if result is None else [root, result.sum_root])
 

@@ -16,7 +16,6 @@ from fedvlm_secure.rounds.he_aggregator import ChunkCheck, EncryptedRound
 from fedvlm_secure.rounds.he_opening import Decryption
 from fedvlm_secure.rounds.presence import RECONNECT_S, Presence
 from fedvlm_secure.rounds.progress import describe_progress
-from fedvlm_secure.secagg.merkle import chunk_root
 from fedvlm_secure.secagg.messages import (
     Abort,
     AggregatorMessage,
@@ -225,8 +224,7 @@ class AggregatorRun:
         if memory.certificate is None or self._closed[node] >= memory.closing.round:
             return ()
         self._closed[node] = memory.closing.round
-        root = chunk_root(memory.state.to_bytes())
-        return (ToNode(node, CatchUp(certificate=memory.certificate), root),)
+        return (ToNode(node, CatchUp(certificate=memory.certificate), memory.state_vector.root),)
 
     def _broadcast(self) -> Outbox:
         if self.phase is Phase.KEYS:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedvlm_secure import canonical
 from fedvlm_secure.errors import FedvlmError, PeerViolation, PolicyError
+from fedvlm_secure.fl.state import State
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.rounds.aggregator_memory import ROUND_PREFIXES, Phase
 from fedvlm_secure.rounds.aggregator_self import AggregatorSelf
@@ -15,8 +16,7 @@ from fedvlm_secure.rounds.he_terms import context_in, is_encrypted
 from fedvlm_secure.rounds.manifest import make_manifest, versions_of
 from fedvlm_secure.rounds.start import check_vouchers, is_continuation, new_start
 from fedvlm_secure.rounds.terms import context_of
-from fedvlm_secure.rounds.vectors import cut
-from fedvlm_secure.secagg.merkle import chunk_root
+from fedvlm_secure.rounds.vectors import chunks_of
 from fedvlm_secure.secagg.messages import EpochAck, EpochKeys, EpochReady, HeKeys, Hello, KeyAdvert, Manifest, OpenEpoch
 from fedvlm_secure.secagg.record import Record
 from fedvlm_secure.types import Digest, NodeId
@@ -105,15 +105,15 @@ class AggregatorSetup:
             start_epoch=0 if before is None else before.epoch + 1,
             start=start,
         )
-        puts: dict[str, bytes | Record]
+        puts: dict[str, bytes | Record | State]
         if before is None:
-            puts = {"closing": start, "state": initial_state(own.policy, dimension).to_bytes()}
+            puts = {"closing": start, "state": initial_state(own.policy, dimension)}
             self._open(manifest, epoch=0, first_round=0, puts=puts)
             return
         if (before.manifest.layout_digest, before.manifest.dimension) != (layout_digest, dimension):
             raise PeerViolation("LAYOUT_MISMATCH", "the hospitals build another model than this run's", "")
         known_as = [*memory.known_as, before.manifest.run_hash]
-        own.blobs.put(cut(memory.state.to_bytes()))
+        own.blobs.put(chunks_of(memory.state_vector))
         puts = {"known-as": canonical.encode(known_as)}
         self._open(manifest, epoch=manifest.start_epoch, first_round=start.round + 1, puts=puts, stale=["certificate"])
 
@@ -128,7 +128,7 @@ class AggregatorSetup:
         stands_there = hello is not None and hello.closed_round + 1 == opened.manifest.start_round
         if hello is not None and stands_there and self.knows(hello.run_hash):
             return None
-        return chunk_root(memory.state.to_bytes())
+        return memory.state_vector.root
 
     def knows(self, run_hash: bytes) -> bool:
         """Whether a node that states this run hash speaks of the run under way, under any of its memberships."""
@@ -157,7 +157,7 @@ class AggregatorSetup:
         *,
         epoch: int,
         first_round: int,
-        puts: Mapping[str, bytes | Record],
+        puts: Mapping[str, bytes | Record | State],
         stale: Sequence[str] = (),
     ) -> None:
         memory = self.own.memory

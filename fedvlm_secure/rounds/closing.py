@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from fedvlm_secure.errors import PeerViolation
 from fedvlm_secure.fl.algorithms import Adaptive, PlainAverage, ServerAlgorithm, ServerMomentum, adagrad, adam, yogi
 from fedvlm_secure.fl.server import mean_update
-from fedvlm_secure.fl.state import ServerState
+from fedvlm_secure.fl.state import ServerState, State
 from fedvlm_secure.policy.algorithms import Algorithm, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.ring.quantise import WEIGHT_BITS
@@ -82,12 +83,30 @@ def initial_state(policy: Policy, dimension: int) -> ServerState:
     return _begin(policy, np.zeros(dimension, dtype=np.float32), round_number=0)
 
 
-def next_state(
-    policy: Policy, manifest: Manifest, state: ServerState, total: Words, contributors: int, *, round_number: int
-) -> tuple[ServerState, dict[str, int]]:
-    """The replayed server step: unpack the sum, divide by the weights, apply the algorithm. Also the scalars' totals.
+@dataclass(frozen=True)
+class Step:
+    """What came of a round's sum.
 
     Args:
+        state: after the round.
+        scalars: totals of what rides beside the lanes.
+        norm: L2, of the model's way from the state before.
+    """
+
+    state: ServerState
+    scalars: dict[str, int]
+    norm: float
+
+
+def next_state(
+    policy: Policy, manifest: Manifest, before: State, total: Words, contributors: int, *, round_number: int
+) -> Step:
+    """The replayed server step: unpack the sum, divide by the weights, apply the algorithm, block by block.
+
+    Beside the state that it makes, memory holds a few blocks.
+
+    Args:
+        before: read once, block by block; a stored one need not be loaded.
         round_number: of the round that gave the sum, counted from 0. A closing round leaves the state as it is.
 
     Raises:
@@ -95,19 +114,33 @@ def next_state(
         RunAborted: NO_WEIGHT.
     """
     closing = policy.is_closing(round_number)
-    integers, scalars = vector_of(manifest, closing=closing).unpack_sum(total, contributors)
-    if closing:
-        return state, scalars  # momentum or not: a round that trained nothing moves nothing
-    mean = mean_update(
-        integers,
-        scale_bits=manifest.scale_bits,
-        weight_total=scalars["weight"],
-        weight_bits=WEIGHT_BITS,
-    )
-    if state.numbers.get(STAGE) != _stage_number(policy, round_number):
-        # the connector's momentum would go on moving it in rounds that train LoRA alone
-        state = _begin(policy, state.model, round_number)
-    return server_algorithm(policy.algorithm).step(state, mean), scalars
+    vector, algorithm = vector_of(manifest, closing=closing), server_algorithm(policy.algorithm)
+    scalars = vector.sum_scalars(total, contributors)
+    squares = 0.0
+
+    def stepped() -> Iterator[ServerState]:
+        nonlocal squares
+        start = 0
+        for part in before.parts():
+            integers = vector.sum_block(total, contributors, start, len(part.model))
+            start += len(integers)
+            mean = mean_update(
+                integers,
+                scale_bits=manifest.scale_bits,
+                weight_total=scalars["weight"],
+                weight_bits=WEIGHT_BITS,
+            )
+            if part.numbers.get(STAGE) != _stage_number(policy, round_number):
+                # the connector's momentum would go on moving it in rounds that train LoRA alone
+                part = _begin(policy, part.model, round_number)
+            after = algorithm.step(part, mean)
+            way = np.subtract(after.model, part.model).astype(np.float64)
+            squares += float(np.multiply(way, way).sum())  # no part of the hashed state: it may differ in the last bits
+            yield after
+
+    # momentum or not: a round that trained nothing moves nothing
+    state = ServerState.joined(before.form.dimension, before.parts() if closing else stepped())
+    return Step(state, scalars, math.sqrt(squares))
 
 
 def _begin(policy: Policy, model: Float32Vector, round_number: int) -> ServerState:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from fedvlm_secure.errors import StorageError
+from fedvlm_secure.fl.state import State, StoredState
+from fedvlm_secure.rounds.states import enter_state, state_in
 from fedvlm_secure.rounds.storage import Journal
 from fedvlm_secure.rounds.vectors import Drafted
 from fedvlm_secure.secagg.record import Record, record_bytes, record_from_bytes
@@ -37,10 +39,23 @@ class JournalRecords:
         found: R = known[1]
         return found
 
-    def commit(self, puts: Mapping[str, bytes | Drafted | Record], deletes: Iterable[str] = ()) -> None:
-        """One durable transaction; a key both deleted and put is put."""
-        encoded = {key: record_bytes(value) if isinstance(value, Record) else value for key, value in puts.items()}
+    def state_at(self, key: str) -> StoredState:
+        """The state last committed under `key`, left where it is.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return state_in(self.journal.vector(key))
+
+    def commit(self, puts: Mapping[str, bytes | Drafted | Record | State], deletes: Iterable[str] = ()) -> None:
+        """One durable transaction; a key both deleted and put is put. A state is written ahead in chunks."""
+        encoded = {key: self._encoded(value) for key, value in puts.items()}
         self.journal.commit(encoded, tuple(key for key in deletes if key not in encoded))
+
+    def _encoded(self, value: bytes | Drafted | Record | State) -> bytes | Drafted:
+        if isinstance(value, State):
+            return enter_state(self.journal, value)
+        return record_bytes(value) if isinstance(value, Record) else value
 
 
 def _decoded(cls: type[R], key: str, raw: bytes) -> R:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedvlm_secure import canonical
-from fedvlm_secure.fl.state import ServerState
+from fedvlm_secure.fl.state import ServerState, StoredState
 from fedvlm_secure.he.epoch_key import KeyState
 from fedvlm_secure.he.group_secrets import SEED_BYTES as HE_SEED_BYTES
 from fedvlm_secure.he.group_secrets import GroupSecrets
@@ -70,10 +70,13 @@ class NodeMemory(JournalRecords):
 
     @property
     def state(self) -> ServerState:
-        raw = self.journal.get("run/state")
-        if raw is None:
-            raise ValueError("no run is open")
-        return ServerState.from_bytes(raw)
+        """All of it, in memory."""
+        return self.stored_state.load()
+
+    @property
+    def stored_state(self) -> StoredState:
+        """The state where the journal holds it, until another takes its place."""
+        return self.state_at("run/state")
 
     @property
     def ack(self) -> ResultAck | VoidAck | None:

@@ -73,7 +73,7 @@ class NodeRound:
             raise UnexpectedMessage("Plan before the epoch is ready")
         if current is None or message != current:
             self._check_plan(message, closing, agreed)
-            model = model_digest(memory.manifest, memory.state.model)
+            model = model_digest(memory.manifest, memory.stored_state.model)
             refused = self._refuse_cohort(model) or self._reserve(message)
             if refused:
                 return refused
@@ -188,7 +188,7 @@ class NodeRound:
             return upload_again.again(plan, integers)
         if self.training(plan.round) or memory.charged == (plan.round, True):
             return ()  # released before and erased since: training again would be a second release on one charge
-        return (Train(plan.round, plan.attempt, memory.state.model),)
+        return (Train(plan.round, plan.attempt, memory.stored_state.model),)
 
     def trained(
         self, round_number: int, update: LocalUpdate, mask: ExpandedMask | None = None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fedvlm_secure.errors import FedvlmError, PeerViolation, RunAborted, UnexpectedMessage
-from fedvlm_secure.fl.state import ServerState
+from fedvlm_secure.fl.state import ServerState, State
 from fedvlm_secure.ring.lanes import WORD_BYTES
 from fedvlm_secure.rounds.actions import Evaluate, LocalUpdate, NodeAction, Send, Stop, Train
 from fedvlm_secure.rounds.closing import Closing, check_certificate, next_state
@@ -15,8 +13,9 @@ from fedvlm_secure.rounds.node_round import NodeRound
 from fedvlm_secure.rounds.node_self import NodeSelf
 from fedvlm_secure.rounds.node_setup import NodeSetup
 from fedvlm_secure.rounds.participation import with_set
+from fedvlm_secure.rounds.states import state_in
 from fedvlm_secure.rounds.terms import cohort_of
-from fedvlm_secure.rounds.vectors import StoredVector, as_words, chunks_of
+from fedvlm_secure.rounds.vectors import StoredVector, as_words
 from fedvlm_secure.secagg.attempt_masks import AttemptMasks, ExpandedMask
 from fedvlm_secure.secagg.messages import (
     Abort,
@@ -38,6 +37,7 @@ from fedvlm_secure.secagg.messages import (
     VoidRequest,
 )
 from fedvlm_secure.secagg.record import Record, verify
+from fedvlm_secure.types import Float32Vector
 
 
 class NodeRun:
@@ -176,7 +176,7 @@ class NodeRun:
         new = Closing(round=message.round, result_hash=message.digest, state_hash=message.state_hash)
         took_part = with_set(own.participation, message.round, message.survivors)
         self._close(new, state, {"run/result-ack": acknowledged, own.participation_key: took_part}, ["run/void-ack"])
-        return (Send(acknowledged), self._evaluate(state, message.round))
+        return (Send(acknowledged), self._evaluate(state.model, message.round))
 
     def _replay(self, message: Result, attachment: StoredVector | None) -> ServerState:
         own, memory = self._own, self._own.memory
@@ -190,25 +190,22 @@ class NodeRun:
         if attachment is None or attachment.root != message.sum_root or attachment.size_bytes % WORD_BYTES:
             raise PeerViolation("BAD_RESULT", "the sum is not the one the result names", "")
         total = self._he.published(message, attachment) if self._he.applies else as_words(attachment)
-        before = memory.state
+        before = memory.stored_state
         try:
-            state, _ = next_state(
-                own.policy, manifest, before, total, len(message.survivors), round_number=message.round
-            )
+            step = next_state(own.policy, manifest, before, total, len(message.survivors), round_number=message.round)
         except (ValueError, RunAborted) as error:  # an honest aggregator ends the run where the weights are zero
             raise PeerViolation("BAD_RESULT", f"no step follows from the sum: {error}", "") from error
-        if state.digest != message.state_hash:
+        if step.state.digest != message.state_hash:
             raise PeerViolation(
                 "STEP_MISMATCH", "the replayed server step gives another state than the result names", "leave the run"
             )
-        norm = float(np.linalg.norm((state.model - before.model).astype(np.float64)))
-        if not norm <= own.step_norm:
+        if not step.norm <= own.step_norm:
             raise PeerViolation(
                 "STEP_TOO_LARGE",
-                f"the step's norm {norm:.3g} is above limits.step_norm {own.step_norm:.3g}",
+                f"the step's norm {step.norm:.3g} is above limits.step_norm {own.step_norm:.3g}",
                 "a hospital's data or learning rate is off, or somebody poisons; the model was not taken over",
             )
-        return state
+        return step.state
 
     def _void(self, message: VoidRequest) -> tuple[NodeAction, ...]:
         """Close a round without a result: never sign or reveal for it again, keep the model."""
@@ -237,8 +234,8 @@ class NodeRun:
         )
         new = Closing(round=message.round, result_hash=void.result_hash, state_hash=closing.state_hash)
         self._training_round = None
-        self._close(new, memory.state, {"run/void-ack": void}, ["run/result-ack"])
-        return (Send(void), self._evaluate(memory.state, message.round))
+        self._close(new, None, {"run/void-ack": void}, ["run/result-ack"])
+        return (Send(void), self._evaluate(memory.stored_state.model, message.round))
 
     def _catch_up(self, message: CatchUp, attachment: StoredVector | None) -> tuple[NodeAction, ...]:
         """After an absence: take over a state that t members acknowledged."""
@@ -253,26 +250,29 @@ class NodeRun:
         if new.round <= closing.round:
             return ()
         try:
-            state = ServerState.from_bytes(b"" if attachment is None else b"".join(chunks_of(attachment)))
+            state = state_in(attachment)
         except ValueError as error:
             raise PeerViolation("BAD_STATE", "the attached state does not decode", "") from error
-        if state.digest != new.state_hash or state.model.shape != (manifest.dimension,):
+        if state.digest != new.state_hash or state.form.dimension != manifest.dimension:
             raise PeerViolation("BAD_STATE", "the attached state is not the one t members acknowledged", "")
         self._training_round = None
         self._close(new, state, {}, ["run/result-ack", "run/void-ack"])
-        return (self._evaluate(state, new.round),)
+        return (self._evaluate(state.model, new.round),)
 
-    def _close(self, new: Closing, state: ServerState, acks: dict[str, bytes | Record], deletes: list[str]) -> None:
+    def _close(self, new: Closing, state: State | None, acks: dict[str, bytes | Record], deletes: list[str]) -> None:
+        """Close a round with a state; None leaves the one before."""
         memory = self._own.memory
-        puts: dict[str, bytes | Record] = {"run/closing": new, "run/state": state.to_bytes(), **acks}
+        puts: dict[str, bytes | Record | State] = {"run/closing": new, **acks}
+        if state is not None:
+            puts["run/state"] = state
         roots = memory.roots_for(new.round + 1)
         if roots is not None:
             puts["epoch/roots"] = encode_roots(roots, new.round + 1)
         memory.commit(puts, [*ROUND_KEYS, *deletes])
 
-    def _evaluate(self, state: ServerState, closed: int) -> Evaluate:
+    def _evaluate(self, model: Float32Vector, closed: int) -> Evaluate:
         trained = min(closed + 1, self._own.policy.rounds)  # a closing round leaves the last state as it is
-        return Evaluate(trained, state.model, last=trained == self._own.policy.rounds)
+        return Evaluate(trained, model, last=trained == self._own.policy.rounds)
 
     def _finish(self, message: Finished) -> tuple[NodeAction, ...]:
         memory, own = self._own.memory, self._own

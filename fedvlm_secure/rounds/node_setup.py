@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from fedvlm_secure import canonical
 from fedvlm_secure.errors import PeerViolation, PolicyError, UnexpectedMessage
-from fedvlm_secure.fl.state import ServerState
+from fedvlm_secure.fl.state import State
 from fedvlm_secure.rounds.actions import Evaluate, NodeAction, Send
 from fedvlm_secure.rounds.closing import initial_state
 from fedvlm_secure.rounds.he_setup import HeSetup
@@ -22,7 +22,8 @@ from fedvlm_secure.rounds.start import (
     new_start,
     start_of,
 )
-from fedvlm_secure.rounds.vectors import StoredVector, chunks_of
+from fedvlm_secure.rounds.states import state_in
+from fedvlm_secure.rounds.vectors import StoredVector
 from fedvlm_secure.secagg.messages import EpochAck, EpochKeys, EpochReady, HeKeys, KeyAdvert, Manifest, OpenEpoch
 from fedvlm_secure.secagg.pairs import KEY_BYTES, check_public_key, pair_root, public_key
 from fedvlm_secure.secagg.record import Record, verify
@@ -61,7 +62,7 @@ class NodeSetup:
             return () if known is None else (self._advert(message, known),)
         self._check_manifest(message.manifest)
         private = Secret(own.entropy.bytes(KEY_BYTES))
-        puts: dict[str, bytes | Record] = {
+        puts: dict[str, bytes | Record | State] = {
             "run/open": message,
             "epoch/private": private.reveal(),
             "epoch/members": canonical.encode({node: own.identities[node] for node in message.manifest.nodes}),
@@ -82,7 +83,7 @@ class NodeSetup:
         memory.commit(puts, deletes)
         return (self._advert(message, private),)
 
-    def _enter(self, message: OpenEpoch, attachment: StoredVector | None) -> dict[str, bytes | Record]:
+    def _enter(self, message: OpenEpoch, attachment: StoredVector | None) -> dict[str, bytes | Record | State]:
         """Use the approval up for a manifest that this node has not seen: of a new run, or of another membership."""
         own, memory, manifest = self.own, self.own.memory, message.manifest
         run_hash = bytes(manifest.run_hash)
@@ -98,14 +99,14 @@ class NodeSetup:
         follows = (message.epoch, message.first_round) == (manifest.start_epoch, manifest.start_round)
         if seen or not follows or (before is not None and message.epoch <= before.epoch):
             raise PeerViolation("BAD_EPOCH", "a run opens once, and each change of its members once, in order", "")
-        puts: dict[str, bytes | Record] = {own.approval_key: run_hash}
+        puts: dict[str, bytes | Record | State] = {own.approval_key: run_hash}
         fresh = new_start(own.policy, own.layout.dimension)
         if not is_continuation(manifest):
             if start_of(manifest) != fresh:
                 raise PeerViolation("BAD_START", "a new run starts from the state that every node makes itself", "")
             return {
                 **puts,
-                "run/state": initial_state(own.policy, own.layout.dimension).to_bytes(),
+                "run/state": initial_state(own.policy, own.layout.dimension),
                 "run/closing": fresh,
             }
         closing = None if before is None else before.closing
@@ -113,21 +114,21 @@ class NodeSetup:
         if not holds:
             puts["epoch/taken"] = b"1"
         if not holds or memory.closing != start_of(manifest) or memory.manifest.run_id != manifest.run_id:
-            puts["epoch/start"] = self._start_state(manifest, attachment).to_bytes()
+            puts["epoch/start"] = self._start_state(manifest, attachment)
         return puts
 
-    def _start_state(self, manifest: Manifest, attachment: StoredVector | None) -> ServerState:
+    def _start_state(self, manifest: Manifest, attachment: StoredVector | None) -> State:
         """The state at an epoch's start, which takes effect once all members acknowledge this start."""
         own = self.own
-        made_here = initial_state(own.policy, own.layout.dimension)
         if manifest.start_round == 0:
-            return made_here
+            return initial_state(own.policy, own.layout.dimension)
         try:
-            state = ServerState.from_bytes(b"" if attachment is None else b"".join(chunks_of(attachment)))
+            state = state_in(attachment)
         except ValueError as error:
             raise PeerViolation("BAD_STATE", "the attached state does not decode", "") from error
-        fits = state.model.shape == made_here.model.shape and set(state.slots) == set(made_here.slots)
-        if state.digest != manifest.start_state or not fits or set(state.numbers) != set(made_here.numbers):
+        form, ours = state.form, initial_state(own.policy, 0).form
+        fits = (form.slots, set(form.numbers)) == (ours.slots, set(ours.numbers))
+        if form.dimension != own.layout.dimension or not fits or state.digest != manifest.start_state:
             raise PeerViolation("BAD_STATE", "the attached state is not the one that the epoch starts from", "")
         return state
 
@@ -257,7 +258,7 @@ class NodeSetup:
             PeerViolation: NO_AGREEMENT or BAD_SIGNATURE.
         """
         own, memory = self.own, self.own.memory
-        agreed, pending = memory.agreed_roster, memory.journal.get("epoch/start")
+        agreed, pending = memory.agreed_roster, memory.journal.vector("epoch/start")
         if agreed is None or (memory.closing is None and pending is None):
             raise UnexpectedMessage("EpochReady without the epoch's keys")
         if memory.epoch_ready:
@@ -267,11 +268,11 @@ class NodeSetup:
             raise PeerViolation("NO_AGREEMENT", "not every member acknowledges the same roster", "leave the run")
         for ack in message.acks:
             verify(ack, own.members[ack.node])
-        puts: dict[str, bytes | Record] = {"epoch/ready": b"1"}
+        puts: dict[str, bytes | Record | State] = {"epoch/ready": b"1"}
         if pending is not None:
-            puts |= {"run/state": pending, "run/closing": start_of(memory.manifest)}
+            puts |= {"run/state": state_in(pending), "run/closing": start_of(memory.manifest)}
         memory.commit(puts, ["epoch/start"])
         closing = memory.closing
         if pending is not None or (closing is not None and closing.round < 0):
-            return (Evaluate(memory.manifest.start_round, memory.state.model, last=False),)
+            return (Evaluate(memory.manifest.start_round, memory.stored_state.model, last=False),)
         return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
 
 from fedvlm_secure.rounds.vectors import Drafted, HeldVector
 from fedvlm_secure.secagg.merkle import chunk_root, leaf_hash
@@ -61,14 +62,16 @@ class MemoryDraft:
 
     def __init__(self, name: str, drafts: dict[str, bytes]) -> None:
         self._name, self._drafts = name, drafts
-        self._chunks: list[bytes] = []
+        self._content = BytesIO()
+        self._leaves: list[Digest] = []
 
     def append(self, chunk: bytes | memoryview) -> None:
-        self._chunks.append(bytes(chunk))
+        self._content.write(chunk)
+        self._leaves.append(leaf_hash(chunk))
 
     def finish(self) -> Drafted:
-        self._drafts[self._name] = b"".join(self._chunks)
-        return Drafted(self._name, len(self._drafts[self._name]), tuple(leaf_hash(chunk) for chunk in self._chunks))
+        self._drafts[self._name] = self._content.getvalue()  # shares the buffer: no second copy
+        return Drafted(self._name, len(self._drafts[self._name]), tuple(self._leaves))
 
     def drop(self) -> None:
         self._drafts.pop(self._name, None)

@@ -235,7 +235,7 @@ class LyingAggregator:
     def _step(self, total: Words, contributors: int, round_number: int) -> bytes:
         state = self.node("a").own.memory.state
         policy, manifest = self.cohort.policy, self.manifest
-        return bytes(next_state(policy, manifest, state, total, contributors, round_number=round_number)[0].digest)
+        return bytes(next_state(policy, manifest, state, total, contributors, round_number=round_number).state.digest)
 
     def close(self, plan: Plan, total: Words, names: Iterable[str]) -> Certificate:
         """R4 honestly: everybody replays and acknowledges."""
