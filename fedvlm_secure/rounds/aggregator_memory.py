@@ -198,8 +198,7 @@ class AggregatorMemory(JournalRecords):
     @property
     def survivors(self) -> tuple[NodeId, ...]:
         """S, once it is fixed; fixed once per attempt."""
-        raw = self.journal.get("survivors")
-        return () if raw is None else tuple(NodeId(node) for node in canonical.decode(raw))
+        return self.read("survivors", _decode_names) or ()
 
     @property
     def signatures(self) -> dict[NodeId, SurvivorSignature]:
@@ -254,8 +253,7 @@ class AggregatorMemory(JournalRecords):
         return self._names("awaited")
 
     def _names(self, key: str) -> frozenset[NodeId]:
-        raw = self.journal.get(key)
-        return frozenset() if raw is None else frozenset(NodeId(node) for node in canonical.decode(raw))
+        return frozenset(self.read(key, _decode_names) or ())
 
     @property
     def abort(self) -> Abort | None:
@@ -277,6 +275,10 @@ class AggregatorMemory(JournalRecords):
 
 def encode_names(nodes: Iterable[NodeId]) -> bytes:
     return canonical.encode(sorted(nodes))
+
+
+def _decode_names(raw: bytes) -> tuple[NodeId, ...]:
+    return tuple(NodeId(node) for node in canonical.decode(raw))
 
 
 def summary_key(round_number: int) -> str:

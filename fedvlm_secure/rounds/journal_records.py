@@ -1,8 +1,8 @@
-"""JournalRecords: records in a journal, decoded once."""
+"""JournalRecords: records and other values in a journal, decoded once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from fedvlm_secure.errors import StorageError
@@ -13,6 +13,7 @@ from fedvlm_secure.rounds.vectors import Drafted
 from fedvlm_secure.secagg.record import Record, record_bytes, record_from_bytes
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 class JournalRecords:
@@ -28,15 +29,22 @@ class JournalRecords:
         Raises:
             StorageError: STATE_FOREIGN, another version wrote it.
         """
+        return self.read(key, lambda raw: _decoded(cls, key, raw))
+
+    def read(self, key: str, decode: Callable[[bytes], T]) -> T | None:
+        """What `decode` makes of the value last committed under `key`; None if there is none.
+
+        It is made once for each value, so nobody may change it.
+        """
         raw = self.journal.get(key)
         if raw is None:
             self._decoded.pop(key, None)
             return None
         known = self._decoded.get(key)
         if known is None or known[0] != raw:
-            known = (raw, _decoded(cls, key, raw))
+            known = (raw, decode(raw))
             self._decoded[key] = known
-        found: R = known[1]
+        found: T = known[1]
         return found
 
     def state_at(self, key: str) -> StoredState:
@@ -50,7 +58,14 @@ class JournalRecords:
     def commit(self, puts: Mapping[str, bytes | Drafted | Record | State], deletes: Iterable[str] = ()) -> None:
         """One durable transaction; a key both deleted and put is put. A state is written ahead in chunks."""
         encoded = {key: self._encoded(value) for key, value in puts.items()}
-        self.journal.commit(encoded, tuple(key for key in deletes if key not in encoded))
+        gone = tuple(key for key in deletes if key not in encoded)
+        self.journal.commit(encoded, gone)
+        for key in gone:
+            self._decoded.pop(key, None)
+        for key, value in puts.items():
+            raw = encoded[key]
+            if isinstance(value, Record) and isinstance(raw, bytes):
+                self._decoded[key] = (raw, value)  # it is frozen, and what these bytes decode to
 
     def _encoded(self, value: bytes | Drafted | Record | State) -> bytes | Drafted:
         if isinstance(value, State):

@@ -97,8 +97,7 @@ class NodeMemory(JournalRecords):
     @property
     def members(self) -> dict[NodeId, bytes] | None:
         """Identities of the epoch's members as they were pinned when it was opened; None before the first epoch."""
-        raw = self.journal.get("epoch/members")
-        return None if raw is None else {NodeId(node): identity for node, identity in canonical.decode(raw).items()}
+        return self.read("epoch/members", _members)
 
     @property
     def pattern(self) -> tuple[NodeId, ...]:
@@ -230,11 +229,7 @@ class NodeMemory(JournalRecords):
     @property
     def revealed(self) -> tuple[int, Reveal] | None:
         """Round and bytes of the last reveal."""
-        raw = self.journal.get("run/revealed")
-        if raw is None:
-            return None
-        round_number, stored = canonical.decode(raw)
-        return int(round_number), record_from_bytes(Reveal, stored)
+        return self.read("run/revealed", _revealed)
 
     @property
     def opened_round(self) -> int:
@@ -259,6 +254,16 @@ class NodeMemory(JournalRecords):
             return None
         round_number, uploaded = canonical.decode(raw)
         return int(round_number), bool(uploaded)
+
+
+def _members(raw: bytes) -> dict[NodeId, bytes]:
+    return {NodeId(node): identity for node, identity in canonical.decode(raw).items()}
+
+
+def _revealed(raw: bytes) -> tuple[int, Reveal]:
+    """Inverse of `encode_reveal`."""
+    round_number, stored = canonical.decode(raw)
+    return int(round_number), record_from_bytes(Reveal, stored)
 
 
 def left_key(run_id: bytes) -> str:

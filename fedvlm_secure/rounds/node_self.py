@@ -10,7 +10,7 @@ from fedvlm_secure.layout import UpdateLayout
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.rounds.node_memory import NodeMemory
-from fedvlm_secure.rounds.participation import read_participation
+from fedvlm_secure.rounds.participation import Participation, read_participation
 from fedvlm_secure.rounds.purse import Purse
 from fedvlm_secure.secagg.messages import Hello
 from fedvlm_secure.secagg.record import Signer
@@ -61,9 +61,9 @@ class NodeSelf:
         return f"participation/{self.memory.manifest.run_id.hex()}"
 
     @property
-    def participation(self) -> dict[int, tuple[NodeId, ...]]:
+    def participation(self) -> Participation:
         """Who took part in its last rounds."""
-        return read_participation(self.memory.journal.get(self.participation_key))
+        return self.memory.read(self.participation_key, read_participation) or {}
 
     @property
     def approval_key(self) -> str:
