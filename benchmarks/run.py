@@ -16,12 +16,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import linked, mask_rate, peak_memory, rounds, row, sharing, sizes, stages, startup
+from benchmarks import linked, mask_rate, peak_memory, rounds, row, server_step, sharing, sizes, stages, startup
 from benchmarks.case import Case
 from benchmarks.peers import PeerFailed
 from fedvlm_secure.errors import FedvlmError
 
-_ROOMS = (stages, mask_rate, sharing, sizes, peak_memory, linked, rounds, startup)
+_ROOMS = (stages, mask_rate, sharing, sizes, peak_memory, server_step, linked, rounds, startup)
 RESULTS = Path(__file__).with_name("results.json")
 
 

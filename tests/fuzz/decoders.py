@@ -100,7 +100,7 @@ def stored_record(raw: bytes) -> None:
 
 
 def server_state(raw: bytes) -> None:
-    """The attachment of a CatchUp."""
+    """The attachment of a CatchUp. It is read piece by piece: what is taken must decode as a whole, too."""
     try:
         state = ServerState.from_bytes(raw)
         digest = state.digest
@@ -108,6 +108,8 @@ def server_state(raw: bytes) -> None:
         return
     if len(digest) != 32:
         raise AssertionError("a state without a digest")
+    if len(canonical.decode(raw)["model"]) != 4 * len(state.model):
+        raise AssertionError("a state of another size than its bytes")
 
 
 def privacy_event(raw: bytes) -> None:
