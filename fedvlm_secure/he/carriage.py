@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from fedvlm_secure.he.parameters import TAGS, HeParameters
-from fedvlm_secure.ring.keystream import CHUNK_WORDS
+from fedvlm_secure.ring.keystream import CACHE_WORDS, CHUNK_WORDS
 from fedvlm_secure.ring.lanes import WORD_BITS
 from fedvlm_secure.ring.vector import SCALAR_LIMIT, VectorFormat, check_words
 from fedvlm_secure.types import Int64Vector, Words
@@ -84,11 +84,12 @@ class Carriage:
         shifted = scalars[:, None] >> (np.arange(self.limbs, dtype=np.uint64) * width)
         return (shifted & np.uint64((1 << self.parameters.value_bits) - 1)).astype(np.int64).reshape(-1)
 
-    def join_scalars(self, words: Words, limbs: Int64Vector) -> None:
-        """Set a sum's scalars from the sums of their limbs, which may carry into each other."""
+    def join_scalars(self, limbs: Int64Vector) -> Words:
+        """A sum's scalars, uint64 [len(scalars)], from the sums of their limbs, which may carry into each other."""
         width = np.uint64(self.parameters.value_bits)
         shifted = limbs.astype(np.uint64).reshape(-1, self.limbs) << (np.arange(self.limbs, dtype=np.uint64) * width)
-        words[self.format.lane_words : self.format.payload_words] = shifted.sum(axis=1, dtype=np.uint64)
+        scalars: Words = shifted.sum(axis=1, dtype=np.uint64)
+        return scalars
 
     def read(self, words: WordSource, limbs: Int64Vector, batch: range) -> Int64Vector:
         """The values of a batch, int64 [len(batch), M], of plain packed words (one node's, or a sum) and its limbs."""
@@ -120,10 +121,31 @@ class Carriage:
             target_limbs = limbs[first - self.format.dimension : stop - self.format.dimension]
             target_limbs[:] = flat[first - start : first - start + len(target_limbs)].astype(np.int64)
 
-    def close(self, words: Words) -> None:
-        """Set the check words of a sum whose values are all written."""
-        payload = self.format.payload_words
+    def close(self, words: Words, limbs: Int64Vector) -> None:
+        """Set scalars and check words of a sum whose values are all written."""
+        lanes, payload = self.format.lane_words, self.format.payload_words
+        words[lanes:payload] = self.join_scalars(limbs)
         words[payload:] = check_words(words[:payload])
+
+    def follows(self, words: Words, limbs: Int64Vector) -> bool:
+        """Whether a sum holds nothing but its values and what `close` sets: no other bit, no other scalar."""
+        lanes, payload = self.format.lane_words, self.format.payload_words
+        return (
+            not any(np.any(words[at : at + len(used)] & ~used) for at, used in self._used_bits())
+            and np.array_equal(words[lanes:payload], self.join_scalars(limbs))
+            and np.array_equal(words[payload:], check_words(words[:payload]))
+        )
+
+    def _used_bits(self) -> Iterator[tuple[int, Words]]:
+        """The bits of the lane words that carry coordinates, uint64, in blocks, each with its first word."""
+        width, lanes = self.format.lane_words, self.format.lanes
+        mask = (1 << lanes.lane_bits) - 1
+        for at in range(0, width, CACHE_WORDS):
+            used: Words = np.zeros(min(CACHE_WORDS, width - at), dtype=np.uint64)
+            for lane in range(lanes.per_word):
+                carried = max(0, self.format.dimension - lane * width - at)
+                used[:carried] |= np.uint64(mask << (lane * lanes.lane_bits))
+            yield at, used
 
     def unused(self, batch: range) -> int:
         """Values of a batch behind the last one, which carry 0."""

@@ -210,6 +210,5 @@ class _Opening:
         return (nearest.astype(np.uint64) if inside else nothing), inside
 
     def result(self) -> DecryptedSum:
-        self._carriage.join_scalars(self._words, self._limbs)
-        self._carriage.close(self._words)
+        self._carriage.close(self._words, self._limbs)
         return DecryptedSum(self._words, make_proof(self._tags, self._limbs, group_key=self._group_key, ctx=self._ctx))

@@ -12,6 +12,8 @@ from fedvlm_secure.he.parameters import TAG_PRIME, Scheme
 from fedvlm_secure.he.tags import LaneHash, TagPads
 from fedvlm_secure.he.verification import DecryptedSum, make_proof
 from fedvlm_secure.ring.keystream import CHUNK_WORDS
+from fedvlm_secure.ring.vector import check_words
+from fedvlm_secure.types import Words
 from tests.he.encrypted_cohort import SECRETS, Draw, EncryptedCohort
 
 SIZES = (3, 4, 5, 7, 8, 9, 13, 16, 17, 24, 31, 32)
@@ -82,6 +84,29 @@ def test_an_upload_travels_in_whole_chunks_made_one_at_a_time() -> None:
     assert read == [0, 0, 0]
 
 
+def checked(cohort: EncryptedCohort, words: Words) -> Words:
+    """The words with check words that fit them."""
+    payload = cohort.carriage.format.payload_words
+    words[payload:] = check_words(words[:payload])
+    return words
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 4, 5, 7, 8, 16_381, 16_384, 16_385, 3 * 16_384 + 1])
+def test_every_bit_of_a_sum_that_carries_no_coordinate_is_looked_at(dimension: int) -> None:
+    cohort = EncryptedCohort("bfv", 3, dimension=dimension)
+    carriage, fmt = cohort.carriage, cohort.carriage.format
+    words = cohort.decrypt(cohort.encrypted_sum()).words
+    limbs = sum((carriage.split_scalars(plain) for plain in cohort.plain.values()), start=np.zeros(6, dtype=np.int64))
+    assert carriage.follows(words, limbs)
+    bits, step = fmt.lanes.lane_bits, max(1, fmt.lane_words // 5)
+    for word in {*range(0, fmt.lane_words, step), fmt.lane_words - 1}:
+        for bit in range(64):
+            changed = words.copy()
+            changed[word] ^= np.uint64(1 << bit)
+            carries = bit // bits < fmt.lanes.per_word and bit // bits * fmt.lane_words + word < dimension
+            assert carriage.follows(checked(cohort, changed), limbs) == carries
+
+
 @pytest.mark.parametrize("lie", ["value", "scalar", "check word", "unused bits", "tag", "limb", "short"])
 def test_a_published_sum_that_was_altered_on_its_way_is_refused(lie: str) -> None:
     cohort = EncryptedCohort("bfv", 3, dimension=9002)  # 9002 = 3 * 3000 + 2: the last lane is one short
@@ -102,7 +127,7 @@ def test_a_published_sum_that_was_altered_on_its_way_is_refused(lie: str) -> Non
     else:
         words = words[:-1]
     if lie not in ("check word", "short"):
-        cohort.carriage.close(words)  # a liar makes the public check words fit
+        checked(cohort, words)  # a liar makes the public check words fit
     cohort.verify(opened)
     with pytest.raises(PeerViolation, match="HE_SUM_FALSE") as caught:
         cohort.verify(DecryptedSum(words, proof))
@@ -116,7 +141,7 @@ def test_a_holder_of_the_group_key_can_lie_within_the_range_only(lane: int, refu
     opened = cohort.decrypt(cohort.encrypted_sum())
     words, carriage = opened.words.copy(), cohort.carriage
     words[0] += np.uint64(lane - int(words[0] & np.uint64((1 << 21) - 1)))
-    carriage.close(words)
+    checked(cohort, words)
     batch = range(1)
     limbs = sum((carriage.split_scalars(plain) for plain in cohort.plain.values()), start=np.zeros(6, dtype=np.int64))
     hashing = LaneHash(SECRETS.group_key, cohort.ctx, cohort.parameters)
