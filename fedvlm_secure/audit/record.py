@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from fedvlm_secure import canonical
 from fedvlm_secure.dp import events
@@ -203,6 +203,8 @@ class Round(Part):
         totals: exact metrics that were released in this round's sum.
         released: noised ones, of the model that entered the round; at the aggregator.
         spending: None under `privacy: none`.
+        isolated: hospitals that a set signed in this round takes out, or in, once too often, so that differences of
+            sums show them; at hospitals. None where this party signed no set, or kept no such note.
     """
 
     kind: Literal["round"] = "round"
@@ -218,6 +220,15 @@ class Round(Part):
     totals: tuple[TaskTotal, ...]
     spending: Spending | None
     released: tuple[ReleasedScore, ...] = ()
+    isolated: tuple[Name, ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `isolated` where there is none: records that were signed before it existed keep their bytes."""
+        fields: dict[str, Any] = write(self)
+        if self.isolated is None:
+            del fields["isolated"]
+        return fields
 
 
 class End(Part):

@@ -139,6 +139,7 @@ def _content(record: AuditRecord, course: _Course, roster: Roster) -> Faults:
                 yield from _start(start, record, roster)
             case Round() as closed if course.start is not None:
                 yield from _round(closed, record, course, course.start)
+                yield from _isolated(closed, record)
             case End() as end if course.start is not None:
                 yield from _end(end, course, course.start)
     except PolicyError as error:  # the accountant refuses, such as a delta below what it can resolve
@@ -205,6 +206,15 @@ def _outcome(closed: Round, start: Start) -> Faults:
         yield "survivors", f"are {len(closed.survivors)}, fewer than min_survivors {start.min_survivors}"
     if closed.survivors_hash != survivors_hash(closed.ctx, closed.survivors):
         yield "survivors_hash", "is not the hash of the survivors in this attempt"
+
+
+def _isolated(closed: Round, record: AuditRecord) -> Faults:
+    if closed.isolated is None:
+        return
+    if record.role == "aggregator":
+        yield "isolated", "is noted by hospitals: the aggregator signs no set of survivors"
+    if list(closed.isolated) != sorted(set(closed.isolated)):  # not all in `nodes`: who left the roster went out, too
+        yield "isolated", "are not distinct and in order"
 
 
 def _spending(closed: Round, spending: Spending, record: AuditRecord, course: _Course, terms: PrivacyTerms) -> Faults:

@@ -100,10 +100,19 @@ class NodeMemory(JournalRecords):
         return self.read("epoch/members", _members)
 
     @property
-    def pattern(self) -> tuple[NodeId, ...]:
-        """Hospitals that the set signed last isolates once too often; see `participation.find_pattern`."""
-        raw = self.journal.get("run/pattern")
-        return () if raw is None else tuple(NodeId(node) for node in canonical.decode(raw))
+    def isolated_key(self) -> str:
+        """Journal key of whom the sets signed last in the open run isolate."""
+        return f"isolated/{self.manifest.run_id.hex()}"
+
+    def isolated(self, round_number: int) -> tuple[NodeId, ...] | None:
+        """Hospitals that the sets signed in a round isolate once too often; see `participation.find_pattern`.
+
+        All attempts count: the set of one that led nowhere was signed, too. None where no set was signed in this
+        round, or a later round's was.
+        """
+        raw = self.journal.get(self.isolated_key)
+        number, names = (None, []) if raw is None else canonical.decode(raw)
+        return tuple(NodeId(name) for name in names) if number == round_number else None
 
     @property
     def takes_over(self) -> bool:

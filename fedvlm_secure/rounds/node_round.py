@@ -273,7 +273,9 @@ class NodeRound:
             **opened,
             key: history,
             own.participation_key: with_set(own.participation, plan.round, nodes),
-            "run/pattern": canonical.encode(list(pattern)),
+            memory.isolated_key: canonical.encode(
+                [plan.round, sorted({*pattern, *(memory.isolated(plan.round) or ())})]
+            ),
         }
         memory.commit(puts)
         return (Send(signature),)
