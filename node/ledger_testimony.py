@@ -54,6 +54,7 @@ class RunTestimony:
         uncovered: those of them that no own record covers.
         over: whether an own record ends it.
         purse: what the last own record shows of the population; without one no charge, and a limit of 0.
+        sequence: number of the last ledger entry that an own record names; 0 without one.
     """
 
     run: bytes
@@ -62,6 +63,7 @@ class RunTestimony:
     uncovered: frozenset[int]
     over: bool
     purse: Floor
+    sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,8 @@ def _told(
     restored = RestoredRun(run, population, rounds)
     purses = [each.spending.purse for each in _rounds(own) if each.spending and each.spending.purse]
     floor = _floor(population, purses[-1]) if purses else _unknown(population, start.privacy.delta)
-    return RunTestimony(run, population, restored, uncovered, over, floor)
+    sequence = max((purse.head.sequence for purse in purses if purse.head is not None), default=0)
+    return RunTestimony(run, population, restored, uncovered, over, floor, sequence)
 
 
 def _floor(population: str, purse: PurseState) -> Floor:

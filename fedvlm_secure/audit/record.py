@@ -6,7 +6,7 @@ the `start` record; the chain binds every later record to it. Names, counts, has
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -44,6 +44,19 @@ class Part(BaseModel):
     """A frozen piece of a record: unknown keys, other types, NaN and infinity are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class GrownPart(Part):
+    """A piece that had fewer fields once: where a later one is None it is not written, so that records signed before
+    it existed keep their bytes and their hash.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in self.later}
 
 
 class Sight(Part):
@@ -133,13 +146,21 @@ class Start(Part):
     empirical_audit: Line
 
 
-class PurseState(Part):
+class LedgerEntry(Part):
+    """Number and hash of a ledger's last entry: a ledger that lacks it later was set back or replaced."""
+
+    sequence: Annotated[int, Field(ge=1, lt=1 << 63)]
+    digest: Hash
+
+
+class PurseState(GrownPart):
     """A hospital's purse after a round.
 
     Args:
         event: everything ever charged to the population.
         epsilon: of `event` at the operator's delta; None where something was released without protection.
         remaining: limit less epsilon, at least 0.
+        head: of the ledger when this was written; None in older records.
     """
 
     event: EventRecord
@@ -147,6 +168,9 @@ class PurseState(Part):
     epsilon: Number | None
     limit: Number
     remaining: Number
+    head: LedgerEntry | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset({"head"})
 
 
 class Spending(Part):
@@ -192,7 +216,7 @@ class ReleasedScore(Part):
     deviation: Number
 
 
-class Round(Part):
+class Round(GrownPart):
     """A closed round, counted from 1.
 
     Args:
@@ -222,13 +246,7 @@ class Round(Part):
     released: tuple[ReleasedScore, ...] = ()
     isolated: tuple[Name, ...] | None = None
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `isolated` where there is none: records that were signed before it existed keep their bytes."""
-        fields: dict[str, Any] = write(self)
-        if self.isolated is None:
-            del fields["isolated"]
-        return fields
+    later: ClassVar[frozenset[str]] = frozenset({"isolated"})
 
 
 class End(Part):

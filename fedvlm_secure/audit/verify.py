@@ -22,6 +22,7 @@ from fedvlm_secure.audit.record import (
     NO_PROTECTION,
     AuditRecord,
     End,
+    LedgerEntry,
     PrivacyTerms,
     PurseState,
     Round,
@@ -253,12 +254,25 @@ def _purse(purse: PurseState, course: _Course, *, charged: bool) -> Faults:
             yield "purse.event", "lacks what was charged before"
         if purse.delta != course.purse.delta:
             yield "purse.delta", "changed within the run"
+        yield from _head(purse.head, course.purse.head)
     course.purse = purse
     expected = purse_state(event, purse.delta, purse.limit)
     yield from _equal("purse.epsilon", purse.epsilon, expected.epsilon)
     yield from _equal("purse.remaining", purse.remaining, expected.remaining)
     if charged and expected.epsilon is not None and expected.epsilon > purse.limit * (1 + TOLERANCE):
         yield "purse.limit", f"{purse.limit:g} is below epsilon {expected.epsilon:.6g}: a round was charged above it"
+
+
+def _head(new: LedgerEntry | None, old: LedgerEntry | None) -> Faults:
+    """A ledger only grows: its last entry never has a lower number, nor another hash under the same one."""
+    if old is None:
+        return
+    if new is None:
+        yield "purse.head", "is missing, where an earlier record has one"
+    elif new.sequence < old.sequence:
+        yield "purse.head", f"is entry {new.sequence}, after entry {old.sequence}: the ledger was set back"
+    elif new.sequence == old.sequence and new.digest != old.digest:
+        yield "purse.head", f"has another hash under the number {new.sequence}: two histories of one ledger"
 
 
 def _end(end: End, course: _Course, start: Start) -> Faults:
