@@ -108,10 +108,14 @@ def test_explain_as_json_has_the_same_lines() -> None:
 def test_declared_weights_must_name_the_rosters_hospitals(policy_file: PolicyFile) -> None:
     policy = load_policy(policy_file("version: 1", "version: 1\nweights: {declared: {a: 10, b: 20, c: 30}}"))
     feasibility.check(policy, 3, frozenset("abc"))
-    for ids in ("abd", "abcd"):
-        with pytest.raises(PolicyError, match="they differ in") as caught:
+    for ids, cause in (
+        ("abcd", "weights.declared has no size for d"),
+        ("abd", "weights.declared has no size for d and a size for c, not among those who take part"),
+    ):
+        with pytest.raises(PolicyError) as caught:
             feasibility.check(policy, len(ids), frozenset(ids))
-        assert caught.value.code == "WEIGHTS_MISMATCH"
+        assert (caught.value.code, caught.value.cause) == ("WEIGHTS_MISMATCH", cause)
+        assert "new policy" in caught.value.hint and "every hospital approve it" in caught.value.hint
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:7443", "localhost:1", "[::1]:7443", "127.9.9.9:1"])
