@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedvlm_secure import canonical
 from fedvlm_secure.errors import RunAborted
 from fedvlm_secure.rounds.aggregator_memory import Phase
+from fedvlm_secure.rounds.node_memory import ISOLATED_KEY
 from fedvlm_secure.rounds.participation import (
     MOST_CHANGES,
     WINDOW,
@@ -132,6 +134,8 @@ def test_set_of_an_attempt_that_led_nowhere_stays_noted() -> None:
     assert own.memory.isolated(0) == ("f",)
     liar.sign(second, liar.collect(second, "abcdefgh"), "a")
     assert own.memory.isolated(0) == ("f",) and own.memory.isolated(1) is None
+    own.memory.commit({ISOLATED_KEY: canonical.encode([b"of another run's", 0, ["f"]])})
+    assert own.memory.isolated(0) is None
 
 
 def test_operator_is_warned_in_the_services_log_with_names_and_round() -> None:
