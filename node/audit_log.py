@@ -19,7 +19,7 @@ from fedvlm_secure.rounds.closing import Closing, initial_state
 from fedvlm_secure.rounds.node_memory import NodeMemory
 from fedvlm_secure.secagg.messages import AggregatorMessage, Plan, Result, VoidAck
 from fedvlm_secure.store.private_files import private_folder, write_whole
-from fedvlm_secure.types import Digest, Entropy, Secret
+from fedvlm_secure.types import Digest, Entropy, NodeId, Secret
 from node.keystore import Keystore
 
 SALT_FILE = "audit.salt"
@@ -167,8 +167,9 @@ class NodeAuditLog:
         latest = number == closing.round
         result = message if isinstance(message, Result) and latest and message.round == number else None
         void = isinstance(self._memory.ack, VoidAck) and latest
+        isolated = self._memory.isolated(number) if number >= self._memory.manifest.start_round else None
         if result is None and not void:
-            return _missed(number, closing if latest else None, spending)
+            return _missed(number, closing if latest else None, spending, isolated)
         before = chain.rounds[-1].model_after if chain.rounds else start.model
         plan = self._plan if self._plan is not None and self._plan.round == number else None
         ctx, survivors = (None, None) if result is None else (result.ctx.hex(), tuple(result.survivors))
@@ -184,6 +185,7 @@ class NodeAuditLog:
             result=closing.result_hash.hex(),
             totals=(),
             spending=spending,
+            isolated=isolated,
         )
 
     def _spending(self, chain: AuditChain, terms: PrivacyTerms, number: int) -> Spending | None:
@@ -193,8 +195,10 @@ class NodeAuditLog:
         return round_spending(terms, charged_so_far([one.spending for one in chain.rounds]), facts.round_event, facts)
 
 
-def _missed(number: int, closing: Closing | None, spending: Spending | None) -> Round:
-    """A round of which this node knows at most how it ended."""
+def _missed(
+    number: int, closing: Closing | None, spending: Spending | None, isolated: tuple[NodeId, ...] | None
+) -> Round:
+    """A round of which this node knows at most how it ended, and what it had signed itself."""
     return Round(
         round=number + 1,
         outcome="missed",
@@ -207,6 +211,7 @@ def _missed(number: int, closing: Closing | None, spending: Spending | None) -> 
         result=None if closing is None else closing.result_hash.hex(),
         totals=(),
         spending=spending,
+        isolated=isolated,
     )
 
 

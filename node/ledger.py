@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedvlm_secure.audit.facts import LedgerHead
 from fedvlm_secure.dp.delta import require_delta
 from fedvlm_secure.dp.events import Event
 from fedvlm_secure.errors import DataError, PolicyError
@@ -33,7 +34,7 @@ from node.ledger_entries import (
     Reserved,
     Spent,
 )
-from node.ledger_file import LedgerFile, LedgerHead, WallClock, create_ledger_file
+from node.ledger_file import LedgerFile, WallClock, create_ledger_file
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,14 @@ class Ledger:
 
     @property
     def head(self) -> LedgerHead:
-        """For the peers' records."""
+        """For the signed records."""
         with self._file.current():
             return self._file.head
+
+    def holds(self, head: LedgerHead) -> bool:
+        """Whether this ledger came after that head; if not, it was set back, replaced, or forked before it."""
+        with self._file.current():
+            return self._file.holds(head)
 
     def populations(self) -> tuple[str, ...]:
         """Names of the open populations, sorted."""

@@ -1,4 +1,4 @@
-"""`fedvlm-node ledger restore | withdraw | release`: what an operator does when something or somebody is gone."""
+"""`fedvlm-node ledger restore | check | withdraw | release`: when something or somebody is gone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from fedvlm_secure import console
 from fedvlm_secure.errors import DataError, PolicyError
 from fedvlm_secure.policy.private_file import read_file
 from fedvlm_secure.types import Entropy
+from node.keystore import open_keystore
 from node.ledger import Ledger
 from node.ledger_file import WallClock
+from node.ledger_heads import require_signed_heads
 from node.ledger_patients import patient_hashes
 from node.ledger_release import release
 from node.ledger_restore import known_populations, restore
@@ -24,7 +26,7 @@ _LONGEST_LIST = 1 << 20
 
 
 def add_care(app: typer.Typer, opened: Opened, done: Done, entropy: Entropy, wall_s: WallClock) -> None:
-    """Put the three commands on `app`; `context.obj` is (LedgerPaths, as_json, state folder)."""
+    """Put these commands on `app`; `context.obj` is (LedgerPaths, as_json, state folder)."""
 
     @app.command("restore")
     def restore_ledger(
@@ -52,6 +54,16 @@ def add_care(app: typer.Typer, opened: Opened, done: Done, entropy: Entropy, wal
         ledger = Ledger(paths, wall_s)
         spent = ", ".join(f"{name} {ledger.balance(name).spent:.4f}" for name in ledger.populations()) or "nothing"
         done(context, f"restored up to entry {head.sequence}; spent: {spent}")
+
+    @app.command("check")
+    def check(
+        context: typer.Context,
+        folders: Annotated[list[Path], typer.Argument(help="Folders with audit records that other parties kept.")],
+    ) -> None:
+        """Compare the ledger with the heads in this hospital's own signed records, wherever copies were kept."""
+        _, _, state = context.obj
+        checked = require_signed_heads(opened(context), (*folders, state / "runs"), open_keystore(state))
+        done(context, f"the ledger holds what {checked} signed record files say of it")
 
     @app.command("withdraw")
     def withdraw(

@@ -203,6 +203,15 @@ def tampered(path: Path, cause: str) -> StorageError:
     return StorageError("LEDGER_TAMPERED", f"{path}: {cause}", _RESTORE_HINT)
 
 
+def set_back(path: Path, sequence: int, record: Path) -> StorageError:
+    """LEDGER_ROLLED_BACK: this hospital signed that it held an entry which is not there."""
+    return StorageError(
+        "LEDGER_ROLLED_BACK",
+        f"{path} does not hold entry {sequence} as this hospital's signed record {record} names it",
+        _RESTORE_HINT,
+    )
+
+
 def rolled_back(path: Path, sequence: int, anchored: int) -> StorageError:
     """LEDGER_ROLLED_BACK: an older copy."""
     return StorageError(

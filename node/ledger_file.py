@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from fedvlm_secure.audit.facts import LedgerHead
 from fedvlm_secure.errors import StorageError
 from fedvlm_secure.policy.private_file import make_private_folder, read_private, write_private
 from fedvlm_secure.types import Digest, Entropy, Secret
@@ -22,21 +22,13 @@ from node.ledger_chain import (
     rolled_back,
     tampered,
 )
-from node.ledger_entries import GENESIS, Body, Entry, Opened
+from node.ledger_entries import GENESIS, Body, Entry, Opened, Restored
 
 CLOCK_TOLERANCE_S = 300
 _KEY_BYTES = 32
 
 WallClock = Callable[[], int]
 """Seconds since 1970, UTC."""
-
-
-@dataclass(frozen=True)
-class LedgerHead:
-    """Number and hash of the last entry: what peers sign, and what a restore may never fall below."""
-
-    sequence: int
-    digest: Digest
 
 
 class LedgerFile:
@@ -72,6 +64,13 @@ class LedgerFile:
         """Of the book last seen."""
         return LedgerHead(self._sequence, self._head)
 
+    def holds(self, head: LedgerHead) -> bool:
+        """Whether this ledger came after that head: the entry is in it, or a restore that stands above it.
+
+        To be called inside `current`.
+        """
+        return head.sequence < self._restored or holds_entry(self._paths.ledger, head.sequence, head.digest)
+
     def write(self, body: Body) -> None:
         """Append one entry and move the anchor; to be called inside `current`. Durable on return.
 
@@ -96,6 +95,7 @@ class LedgerFile:
     def _forget(self) -> None:
         self._book = Book()
         self._sequence, self._head, self._at_s = 0, GENESIS, 0
+        self._restored = 0
 
     def _catch_up(self) -> None:
         anchor = read_anchor(self._paths.anchor, self.key)
@@ -128,6 +128,8 @@ class LedgerFile:
             self._forget()
             raise tampered(self._paths.ledger, f"entry {entry.sequence} contradicts those before it") from error
         self._sequence, self._head, self._at_s = entry.sequence, digest, entry.at_s
+        if isinstance(entry.body, Restored):
+            self._restored = entry.sequence
 
     def _move_anchor(self) -> None:
         write_anchor(self._paths.anchor, anchor_of(self._book, self._sequence, self._head), self.key)

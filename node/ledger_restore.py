@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
+from fedvlm_secure.audit.facts import LedgerHead
 from fedvlm_secure.dp.events import Composed, NonPrivate
 from fedvlm_secure.errors import StorageError
 from fedvlm_secure.types import Digest, Entropy, Secret
@@ -13,7 +14,7 @@ from node.ledger_anchor import Anchor, anchor_of, read_anchor, write_anchor
 from node.ledger_book import Book, Tally, has_unprotected, tally, untally
 from node.ledger_chain import LedgerPaths, append_entries, exclusive, read_chain, tampered
 from node.ledger_entries import GENESIS, Entry, Floor, Restored, RestoredRun
-from node.ledger_file import LedgerHead, WallClock, read_key, start_chain
+from node.ledger_file import WallClock, read_key, start_chain
 from node.ledger_testimony import RunTestimony, Testimony
 
 
@@ -102,7 +103,8 @@ def restore(
             for one in runs
             if one.charged is not None
         )
-        sequence = max(copy.sequence, *(witness.head.sequence for witness in witnesses), 0) + 1
+        named = (*(witness.head.sequence for witness in witnesses), *(one.sequence for one in runs))
+        sequence = max(copy.sequence, *named, 0) + 1
         restored = Restored(floors, charged, () if anchor is None else anchor.operators)
         entry = Entry(sequence, copy.head, max(wall_s(), copy.at_s), restored)
         copy.book.apply(entry.body)

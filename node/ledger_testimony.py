@@ -54,6 +54,7 @@ class RunTestimony:
         uncovered: those of them that no own record covers.
         over: whether an own record ends it.
         purse: what the last own record shows of the population; without one no charge, and a limit of 0.
+        sequence: number of the last ledger entry that an own record names; 0 without one.
     """
 
     run: bytes
@@ -62,6 +63,7 @@ class RunTestimony:
     uncovered: frozenset[int]
     over: bool
     purse: Floor
+    sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,14 @@ def testimony_of(
         records = read_chain(path, torn_tail=True)
         if records:
             first = records[0]
-            run = found.setdefault(first.run, (state / "runs" / first.run, {}))[1]
+            # by manifest, not by run: each membership of a run has its own records and its own charges
+            run = found.setdefault(first.run_hash, (state / "runs" / first.run, {}))[1]
             party = first.party if first.role == "node" else "aggregator"
             run[party] = _longer(path, run.get(party, ()), records, own=party == keystore.node)
     told: list[tuple[str, RunTestimony]] = []
     for own_folder, chains in found.values():
-        _verify(chains, _roster_of(chains, (own_folder / ROSTER_NAME, keystore.roster_path, *rosters)), keystore.node)
+        kept = sorted(own_folder.rglob(ROSTER_NAME))  # one for each membership
+        _verify(chains, _roster_of(chains, (*kept, keystore.roster_path, *rosters)), keystore.node)
         if (one := _told(chains, keystore.node, names, known_runs, salt)) is not None:
             told.append((max((each.time for each in chains.get(keystore.node, ())), default=""), one))
     told.sort(key=lambda pair: (pair[0], pair[1].run), reverse=True)
@@ -203,7 +207,8 @@ def _told(
     restored = RestoredRun(run, population, rounds)
     purses = [each.spending.purse for each in _rounds(own) if each.spending and each.spending.purse]
     floor = _floor(population, purses[-1]) if purses else _unknown(population, start.privacy.delta)
-    return RunTestimony(run, population, restored, uncovered, over, floor)
+    sequence = max((purse.head.sequence for purse in purses if purse.head is not None), default=0)
+    return RunTestimony(run, population, restored, uncovered, over, floor, sequence)
 
 
 def _floor(population: str, purse: PurseState) -> Floor:

@@ -14,6 +14,7 @@ from fedvlm_secure.types import Digest, Entropy
 from node.ledger import Ledger
 from node.ledger_chain import ledger_paths
 from node.ledger_file import WallClock
+from node.ledger_heads import require_signed_heads
 from node.ledger_patients import patient_hashes
 
 NO_LIMIT_YET = 0.0
@@ -66,6 +67,7 @@ class LedgerPurse:
             population_event=compose((NonPrivate(), balance.event)) if balance.unprotected else balance.event,
             delta=balance.delta,
             limit=balance.limit,
+            head=self._ledger.head,
         )
 
     def close(self, run_hash: Digest) -> None:
@@ -95,17 +97,21 @@ def open_purse(
         patients: patient ids of every row; only their keyed hashes are kept.
         private: whether the policy has a mechanism.
 
+    The ledger must come after every head that this hospital signed into its audit records: they are a third place,
+    beside ledger and anchor, that has to be set back with them.
+
     Returns:
         The purse, and a warning where delta is large beside the number of patients.
 
     Raises:
-        StorageError: LEDGER_MISSING, LEDGER_TAMPERED, LEDGER_ROLLED_BACK, or an I/O error.
+        StorageError: LEDGER_MISSING, LEDGER_TAMPERED, LEDGER_ROLLED_BACK, AUDIT_MALFORMED, or an I/O error.
         DataError: PATIENTS_SHARED, PATIENT_ID_MISSING.
         PolicyError: POPULATION_UNKNOWN, DELTA_TOO_LARGE.
     """
     paths, named = ledger_paths(state, anchor), set(patients)
     unopened = not any(path.exists() for path in (paths.ledger, paths.anchor, paths.key))
     ledger = Ledger.create(paths, entropy, wall_s) if unopened and not private else Ledger(paths, wall_s)
+    require_signed_heads(ledger, (state / "runs",))
     if not private and population not in ledger.populations():
         ledger.add_population(population, delta=default_delta(len(named)), epsilon_limit=NO_LIMIT_YET)
     warning = ledger.bind_patients(population, patient_hashes(named, ledger.key))

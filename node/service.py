@@ -31,7 +31,8 @@ from fedvlm_secure.rounds.actions import Evaluate, NodeAction, Send, Stop, Train
 from fedvlm_secure.rounds.node_memory import NodeMemory
 from fedvlm_secure.rounds.node_run import NodeRun
 from fedvlm_secure.rounds.node_self import NodeSelf
-from fedvlm_secure.secagg.messages import Abort, CatchUp, OpenEpoch, Plan, Result, VoidRequest
+from fedvlm_secure.rounds.participation import isolation_warning
+from fedvlm_secure.secagg.messages import Abort, CatchUp, OpenEpoch, Plan, Result, SurvivorSet, VoidRequest
 from fedvlm_secure.secagg.record import Signer
 from fedvlm_secure.store.event_log import EventLog
 from fedvlm_secure.store.journal import SqliteJournal
@@ -274,6 +275,8 @@ class _Service:
             took = {"state": "taken over"} if self._memory.takes_over else {}
             self._log.event("epoch", epoch=event.message.epoch, round=event.message.first_round, **took)
         self._audit.after(event.message)
+        if isinstance(event.message, SurvivorSet):
+            warn_of_isolation(self._memory, self._log)
         if isinstance(event.message, Plan | Result | VoidRequest | CatchUp):  # an attempt begins, or has ended
             self._masks.follow(self._run.masks())
         return self._act(actions)
@@ -310,6 +313,14 @@ class _Service:
                 raise error
             case Crashed(fault):
                 raise fault
+
+
+def warn_of_isolation(memory: NodeMemory, log: EventLog) -> None:
+    """Say who goes out of the sums and comes in again and again; the round's audit record says it, too."""
+    plan = memory.plan
+    isolated = None if plan is None else memory.isolated(plan.round)
+    if plan is not None and isolated:
+        log.event("warning", round=plan.round, cause=isolation_warning(isolated))
 
 
 def _refuse_left_run(memory: NodeMemory, mandate: Mandate) -> None:

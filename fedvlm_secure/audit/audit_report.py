@@ -9,6 +9,7 @@ from pathlib import Path
 from fedvlm_secure.audit.chart import COLOURS, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Point, Tick
 from fedvlm_secure.audit.export import to_csv, to_json
 from fedvlm_secure.audit.folder import AuditedRun
+from fedvlm_secure.audit.isolation import isolations
 from fedvlm_secure.audit.record import Round, Start
 from fedvlm_secure.audit.report import page_environment, thin
 from fedvlm_secure.audit.standing import rounds_of, standings, start_of
@@ -74,6 +75,7 @@ def render(audited: AuditedRun, scores: Sequence[Utility]) -> str:
             hospitals=hospitals,
             costliest=max((one.epsilon for one in hospitals if one.epsilon is not None), default=None),
             least_left=min((one.remaining for one in hospitals if one.remaining is not None), default=None),
+            isolations=isolations(audited),
             unbounded=[one.party for one in hospitals if one.unbounded],
             last_time=max(records[-1].time for records in audited.chains.values()),
             charts=[

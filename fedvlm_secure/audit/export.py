@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedvlm_secure.audit.folder import AuditedRun
+from fedvlm_secure.audit.isolation import isolations
 from fedvlm_secure.audit.record import Round
 from fedvlm_secure.audit.standing import rounds_of, standings, start_of
 from fedvlm_secure.audit.utility import LABELS, Utility
@@ -30,6 +31,7 @@ COLUMNS = (
     "accuracy",
     "accuracy_source",
     "model_after",
+    "isolated",
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -75,6 +77,7 @@ def _row(party: str, time: str, closed: Round, delta: float | None, here: Sequen
         sum(one.correct for one in here) / asked if asked else None,
         LABELS[here[0].source] if here else None,
         closed.model_after,
+        None if closed.isolated is None else " ".join(closed.isolated) or "nobody",
     )
 
 
@@ -100,6 +103,7 @@ def to_json(audited: AuditedRun, scores: Sequence[Utility], *, made_at: str) -> 
             {"party": one.party, "index": one.index, "field": one.field, "cause": one.cause} for one in audited.findings
         ],
         "absent": list(audited.absent),
+        "isolated": [one.as_json() for one in isolations(audited)],
         "parties": {one.party: one.as_json() for one in standings(audited)},
         "utility": [
             {

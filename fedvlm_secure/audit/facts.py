@@ -92,6 +92,14 @@ class PrivacyFacts:
             raise ValueError("delta lies in (0, 1)")
 
 
+@dataclass(frozen=True)
+class LedgerHead:
+    """Number, from 1, and hash of a ledger's last entry: what is signed, and what a restore may never fall below."""
+
+    sequence: int
+    digest: Digest
+
+
 @dataclass(frozen=True, kw_only=True)
 class PurseFacts:
     """The population's purse as the ledger stands once a round is closed.
@@ -101,6 +109,7 @@ class PurseFacts:
         population_event: everything ever charged to the population, this round and other runs included.
         delta: the operator's own.
         limit: the operator's limit on epsilon; may change between rounds.
+        head: of the ledger that says so; None for a purse without a file behind it.
 
     Raises:
         ValueError: delta or limit outside their range.
@@ -110,6 +119,7 @@ class PurseFacts:
     population_event: Event
     delta: float
     limit: float
+    head: LedgerHead | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.delta < 1 and math.isfinite(self.limit) and self.limit >= 0):

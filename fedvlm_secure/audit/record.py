@@ -6,9 +6,9 @@ the `start` record; the chain binds every later record to it. Names, counts, has
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from fedvlm_secure import canonical
 from fedvlm_secure.dp import events
@@ -44,6 +44,19 @@ class Part(BaseModel):
     """A frozen piece of a record: unknown keys, other types, NaN and infinity are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class GrownPart(Part):
+    """A piece that had fewer fields once: where a later one is None it is not written, so that records signed before
+    it existed keep their bytes and their hash.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in self.later}
 
 
 class Sight(Part):
@@ -133,13 +146,21 @@ class Start(Part):
     empirical_audit: Line
 
 
-class PurseState(Part):
+class LedgerEntry(Part):
+    """Number and hash of a ledger's last entry: a ledger that lacks it later was set back or replaced."""
+
+    sequence: Annotated[int, Field(ge=1, lt=1 << 63)]
+    digest: Hash
+
+
+class PurseState(GrownPart):
     """A hospital's purse after a round.
 
     Args:
         event: everything ever charged to the population.
         epsilon: of `event` at the operator's delta; None where something was released without protection.
         remaining: limit less epsilon, at least 0.
+        head: of the ledger when this was written; None in older records.
     """
 
     event: EventRecord
@@ -147,6 +168,9 @@ class PurseState(Part):
     epsilon: Number | None
     limit: Number
     remaining: Number
+    head: LedgerEntry | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset({"head"})
 
 
 class Spending(Part):
@@ -192,7 +216,7 @@ class ReleasedScore(Part):
     deviation: Number
 
 
-class Round(Part):
+class Round(GrownPart):
     """A closed round, counted from 1.
 
     Args:
@@ -203,6 +227,8 @@ class Round(Part):
         totals: exact metrics that were released in this round's sum.
         released: noised ones, of the model that entered the round; at the aggregator.
         spending: None under `privacy: none`.
+        isolated: hospitals that a set signed in this round takes out, or in, once too often, so that differences of
+            sums show them; at hospitals. None where this party signed no set, or kept no such note.
     """
 
     kind: Literal["round"] = "round"
@@ -218,6 +244,9 @@ class Round(Part):
     totals: tuple[TaskTotal, ...]
     spending: Spending | None
     released: tuple[ReleasedScore, ...] = ()
+    isolated: tuple[Name, ...] | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset({"isolated"})
 
 
 class End(Part):

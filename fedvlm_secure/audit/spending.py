@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fedvlm_secure.audit.facts import PrivacyFacts, PurseFacts
-from fedvlm_secure.audit.record import PrivacyTerms, PurseState, ScoreTerms, Spending
+from fedvlm_secure.audit.facts import LedgerHead, PrivacyFacts, PurseFacts
+from fedvlm_secure.audit.record import LedgerEntry, PrivacyTerms, PurseState, ScoreTerms, Spending
 from fedvlm_secure.dp.accounting import accountant_name, epsilon, two_hospitals
 from fedvlm_secure.dp.events import (
     Composed,
@@ -55,12 +55,12 @@ def round_spending(terms: PrivacyTerms, earlier: Event, charged: Event | None, p
         epsilon_coalition=run_epsilon,  # the noise is made inside the hospital: no coalition can take it away
         epsilon_worst_case=run_epsilon,
         noise_variance=terms.share_variance,
-        purse=None if purse is None else purse_state(purse.population_event, purse.delta, purse.limit),
+        purse=None if purse is None else purse_state(purse.population_event, purse.delta, purse.limit, purse.head),
     )
 
 
-def purse_state(event: Event, delta: float, limit: float) -> PurseState:
-    """A purse with its epsilon and what is left."""
+def purse_state(event: Event, delta: float, limit: float, head: LedgerHead | None = None) -> PurseState:
+    """A purse with its epsilon and what is left, and the head of the ledger that says so."""
     spent = bounded(epsilon(event, delta))
     return PurseState(
         event=to_record(event),
@@ -68,6 +68,7 @@ def purse_state(event: Event, delta: float, limit: float) -> PurseState:
         epsilon=spent,
         limit=limit,
         remaining=0.0 if spent is None else max(0.0, limit - spent),
+        head=None if head is None else LedgerEntry(sequence=head.sequence, digest=head.digest.hex()),
     )
 
 

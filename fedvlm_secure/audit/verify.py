@@ -22,6 +22,7 @@ from fedvlm_secure.audit.record import (
     NO_PROTECTION,
     AuditRecord,
     End,
+    LedgerEntry,
     PrivacyTerms,
     PurseState,
     Round,
@@ -139,6 +140,7 @@ def _content(record: AuditRecord, course: _Course, roster: Roster) -> Faults:
                 yield from _start(start, record, roster)
             case Round() as closed if course.start is not None:
                 yield from _round(closed, record, course, course.start)
+                yield from _isolated(closed, record)
             case End() as end if course.start is not None:
                 yield from _end(end, course, course.start)
     except PolicyError as error:  # the accountant refuses, such as a delta below what it can resolve
@@ -207,6 +209,15 @@ def _outcome(closed: Round, start: Start) -> Faults:
         yield "survivors_hash", "is not the hash of the survivors in this attempt"
 
 
+def _isolated(closed: Round, record: AuditRecord) -> Faults:
+    if closed.isolated is None:
+        return
+    if record.role == "aggregator":
+        yield "isolated", "is noted by hospitals: the aggregator signs no set of survivors"
+    if list(closed.isolated) != sorted(set(closed.isolated)):  # not all in `nodes`: who left the roster went out, too
+        yield "isolated", "are not distinct and in order"
+
+
 def _spending(closed: Round, spending: Spending, record: AuditRecord, course: _Course, terms: PrivacyTerms) -> Faults:
     charged = None if spending.event is None else from_record(spending.event)
     if charged is not None and flatten(charged) != flatten(planned_event(terms, closed.round)):
@@ -243,12 +254,25 @@ def _purse(purse: PurseState, course: _Course, *, charged: bool) -> Faults:
             yield "purse.event", "lacks what was charged before"
         if purse.delta != course.purse.delta:
             yield "purse.delta", "changed within the run"
+        yield from _head(purse.head, course.purse.head)
     course.purse = purse
     expected = purse_state(event, purse.delta, purse.limit)
     yield from _equal("purse.epsilon", purse.epsilon, expected.epsilon)
     yield from _equal("purse.remaining", purse.remaining, expected.remaining)
     if charged and expected.epsilon is not None and expected.epsilon > purse.limit * (1 + TOLERANCE):
         yield "purse.limit", f"{purse.limit:g} is below epsilon {expected.epsilon:.6g}: a round was charged above it"
+
+
+def _head(new: LedgerEntry | None, old: LedgerEntry | None) -> Faults:
+    """A ledger only grows: its last entry never has a lower number, nor another hash under the same one."""
+    if old is None:
+        return
+    if new is None:
+        yield "purse.head", "is missing, where an earlier record has one"
+    elif new.sequence < old.sequence:
+        yield "purse.head", f"is entry {new.sequence}, after entry {old.sequence}: the ledger was set back"
+    elif new.sequence == old.sequence and new.digest != old.digest:
+        yield "purse.head", f"has another hash under the number {new.sequence}: two histories of one ledger"
 
 
 def _end(end: End, course: _Course, start: Start) -> Faults:

@@ -8,20 +8,32 @@ from fedvlm_secure import console
 from fedvlm_secure.audit.summary import Accuracy
 
 
-def show_accuracy(entries: Sequence[Accuracy]) -> None:
-    """A table: before training and at the last scored state, per task and hospital."""
+def show_accuracy(entries: Sequence[Accuracy], *, label: str | None = None) -> None:
+    """A table: before training and at the last scored state, per task and hospital.
+
+    Args:
+        label: what these scores are, in a column of its own; where others are shown, too.
+    """
     last_round = max((entry.round for entry in entries), default=0)
     found = {(entry.round, entry.task, entry.node): entry for entry in entries}
     places = dict.fromkeys((entry.task, entry.node) for entry in entries)
     rows = [
-        [task, node or "all hospitals", _shown(found.get((0, task, node))), _shown(found.get((last_round, task, node)))]
+        [
+            task,
+            node or "all hospitals",
+            shown(found.get((0, task, node))),
+            shown(found.get((last_round, task, node))),
+            *([] if label is None else [label]),
+        ]
         for task, node in places
     ]
+    columns = ["task", "hospital", "before training", f"after round {last_round}"]
     title = "right answers in free text, with 95 % interval"
-    console.table(title, ("task", "hospital", "before training", f"after round {last_round}"), rows)
+    console.table(title, columns if label is None else [*columns, "these are"], rows)
 
 
-def _shown(entry: Accuracy | None) -> str:
+def shown(entry: Accuracy | None) -> str:
+    """One accuracy with its interval and counts, for a table."""
     if entry is None:
         return "-"
     interval = f"{100 * entry.low:.1f} to {100 * entry.high:.1f}"

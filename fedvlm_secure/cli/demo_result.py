@@ -18,9 +18,10 @@ from fedvlm_secure.audit.summary import (
     policy_facts,
     round_summaries,
 )
-from fedvlm_secure.cli.accuracy import accuracy_by_round, show_accuracy
+from fedvlm_secure.cli.accuracy import accuracy_by_round
 from fedvlm_secure.cli.demo_audit import audit_demo
 from fedvlm_secure.cli.progress import Progress
+from fedvlm_secure.cli.released_scores import show_scores
 from fedvlm_secure.policy.explain import unprotected, visibility
 from node.export import export_run
 
@@ -58,13 +59,14 @@ def write_result(
     }
     summary = summarise(options, agreed, consortium, ceremony, progress, seconds)
     report = write_report(summary, options.out)
-    show_accuracy(summary.accuracy)
+    scores = show_scores(agreed.policy, summary.accuracy, progress.closed)
     console.say(f"adapter: {adapter}")
     audit = audit_demo(consortium, summary.run, options.out)
     console.say(f"report: {report}")
     console.say(f"audit report: {audit.report}; all records hold, they are in {audit.folder}")
     return {
         **json_line(summary),
+        **scores,
         "process_ids": consortium.pids,
         "report": str(report),
         "audit": audit.as_json(),

@@ -153,13 +153,14 @@ def _hospitals(asked: _Asked) -> tuple[Hospital, ...]:
 
 def _shown(run: _Run) -> dict[str, object]:
     """Print rounds and accuracy; return the JSON line's fields."""
-    from fedvlm_secure.cli.accuracy import accuracy_by_round, show_accuracy
+    from fedvlm_secure.cli.accuracy import accuracy_by_round
+    from fedvlm_secure.cli.released_scores import show_scores
     from fedvlm_secure.policy.hashing import policy_hash
 
     progress = run.progress()
     accuracies = tuple(progress.accuracies())
     show_rounds(progress)
-    show_accuracy(accuracies)
+    scores = show_scores(run.policy, accuracies, progress.closed)
     return {
         "policy": run.policy.name,
         "policy_hash": policy_hash(run.policy).hex(),
@@ -167,6 +168,7 @@ def _shown(run: _Run) -> dict[str, object]:
         "nodes": list(progress.nodes),
         "rounds": list(progress.closed),
         "accuracy": accuracy_by_round(accuracies),
+        **scores,
         "model_hash": run.federation.state.digest.hex(),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedvlm_secure.policy import feasibility
+from fedvlm_secure.policy.cohort_words import participation, versions
 from fedvlm_secure.policy.feasibility import Feasible
 from fedvlm_secure.policy.privacy import DpSgd
 from fedvlm_secure.policy.privacy_words import not_covered, promise
@@ -178,6 +179,7 @@ def _cohort(policy: Policy, feasible: Feasible) -> tuple[str, ...]:
     ]
     if policy.protection.method != "none":
         lines.append(f"hidden from the aggregator with up to {terms.c} hospitals or restored copies on its side")
+    lines += [*participation(policy), *versions(policy)]
     if terms.warning:
         lines.append(f"WARNING, colluding {terms.c}: {terms.warning}")
     return tuple(lines)

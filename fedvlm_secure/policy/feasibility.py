@@ -86,12 +86,15 @@ def check_smallest(policy: Policy, place: Callable[[str], str]) -> Feasible:
 
 def _check_declared(weights: DeclaredWeights, node_ids: frozenset[str]) -> None:
     declared = frozenset(weights.declared)
-    if declared != node_ids:
-        odd = ", ".join(sorted(declared ^ node_ids)[:5])
+    new, gone = sorted(node_ids - declared), sorted(declared - node_ids)
+    wrong = [f"no size for {', '.join(new[:5])}"] if new else []
+    wrong += [f"a size for {', '.join(gone[:5])}, not among those who take part"] if gone else []
+    if wrong:
         raise PolicyError(
             "WEIGHTS_MISMATCH",
-            f"weights.declared names {len(declared)} hospitals, the roster {len(node_ids)}; they differ in {odd}",
-            "declare one size for each hospital of the roster",
+            f"weights.declared has {' and '.join(wrong)}",
+            "a run keeps its policy: go on with exactly the hospitals that it declares, or write a new policy that "
+            "declares a size for each who takes part, have every hospital approve it, and start a new run",
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from fedvlm_secure import canonical
 from fedvlm_secure.fl.state import ServerState
 from fedvlm_secure.rounds.node_self import NodeSelf
-from fedvlm_secure.rounds.participation import PATTERN_CODE, find_pattern
+from fedvlm_secure.rounds.participation import PATTERN_CODE, find_pattern, isolation_warning
 from fedvlm_secure.rounds.storage import Journal
 from fedvlm_secure.secagg.messages import Manifest
 from fedvlm_secure.secagg.survivors import RefusedSurvivors
@@ -78,8 +78,8 @@ def check_participation(own: NodeSelf, round_number: int, survivors: tuple[NodeI
     if pattern and own.policy.cohort.participation == "strict":
         raise RefusedSurvivors(
             PATTERN_CODE,
-            f"{', '.join(pattern)} went out of the sum and came in again too often in the last rounds",
+            isolation_warning(pattern),
             list(pattern),
-            "the mean of the differences would show these hospitals' updates; keep them in, or out",
+            "keep these hospitals in, or out",
         )
     return pattern

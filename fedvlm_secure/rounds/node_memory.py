@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedvlm_secure import canonical
@@ -33,6 +33,9 @@ from fedvlm_secure.secagg.pairs import ratchet
 from fedvlm_secure.secagg.record import Record, record_bytes, record_from_bytes
 from fedvlm_secure.secagg.survivors import OpenedShares
 from fedvlm_secure.types import Digest, NodeId, Secret
+
+ISOLATED_KEY = "run/patterns"
+"""Whom the sets signed last isolate; with the run, since it outlives that."""
 
 ROUND_SECRETS = ("round/integers", "round/scalars", "round/seeds", "round/content", "round/opened")
 SUM_KEYS = ("round/sum", "round/sum-root", "round/sum-bundle")
@@ -99,11 +102,21 @@ class NodeMemory(JournalRecords):
         """Identities of the epoch's members as they were pinned when it was opened; None before the first epoch."""
         return self.read("epoch/members", _members)
 
-    @property
-    def pattern(self) -> tuple[NodeId, ...]:
-        """Hospitals that the set signed last isolates once too often; see `participation.find_pattern`."""
-        raw = self.journal.get("run/pattern")
-        return () if raw is None else tuple(NodeId(node) for node in canonical.decode(raw))
+    def isolated(self, round_number: int) -> tuple[NodeId, ...] | None:
+        """Hospitals that the sets signed in a round isolate once too often; see `participation.find_pattern`.
+
+        All attempts count: the set of one that led nowhere was signed, too. None where no set was signed in this
+        round, or a later round's was.
+        """
+        raw = self.journal.get(ISOLATED_KEY)
+        run, number, names = (None, None, []) if raw is None else canonical.decode(raw)
+        here = run == self.manifest.run_id and number == round_number
+        return tuple(NodeId(name) for name in names) if here else None
+
+    def with_isolated(self, round_number: int, nodes: Iterable[NodeId]) -> bytes:
+        """What to journal under ISOLATED_KEY once one more set of a round is signed."""
+        names = sorted({*nodes, *(self.isolated(round_number) or ())})
+        return canonical.encode([self.manifest.run_id, round_number, names])
 
     @property
     def takes_over(self) -> bool:

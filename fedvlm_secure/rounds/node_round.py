@@ -16,6 +16,7 @@ from fedvlm_secure.rounds.he_node import NodeHe
 from fedvlm_secure.rounds.he_terms import is_masked
 from fedvlm_secure.rounds.history import check_history, check_participation, cohorts_key, history_key, model_digest
 from fedvlm_secure.rounds.node_memory import (
+    ISOLATED_KEY,
     ROUND_KEYS,
     ROUND_SECRETS,
     SignedSet,
@@ -273,7 +274,7 @@ class NodeRound:
             **opened,
             key: history,
             own.participation_key: with_set(own.participation, plan.round, nodes),
-            "run/pattern": canonical.encode(list(pattern)),
+            ISOLATED_KEY: memory.with_isolated(plan.round, pattern),
         }
         memory.commit(puts)
         return (Send(signature),)

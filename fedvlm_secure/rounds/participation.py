@@ -49,6 +49,14 @@ def find_pattern(
     return tuple(sorted(node for node in isolated if changes[node] > MOST_CHANGES))
 
 
+def isolation_warning(isolated: Sequence[NodeId]) -> str:
+    """What a pattern means to an operator, in one line."""
+    return (
+        f"{', '.join(isolated)} went out of the sum and came in again too often in the last rounds: "
+        "the mean of the differences would show these hospitals' updates"
+    )
+
+
 def with_set(history: Participation, round_number: int, survivors: Sequence[NodeId]) -> bytes:
     """Journal form of the history with this set, without what has left the window."""
     kept = {number: one for number, one in history.items() if number > round_number - WINDOW}

@@ -147,6 +147,7 @@ def test_without_a_model_it_says_why_noise_beside_signal_is_not_shown(
     monkeypatch.chdir(tmp_path)
     code, text, _ = approve(tmp_path / "state", str(PRIVATE))
     assert code == 0 and "nobody knows how many values are trained" in text and "--config node.yaml" in text
+    assert "(participation: warn)" in text and "(versions: not named)" in text
     code, text, _ = approve(tmp_path / "state", str(PRIVATE), "--json")
     assert json.loads(text)["trained_values"] is None
 

@@ -10,10 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from fedvlm_secure import console
+from fedvlm_secure.audit.facts import LedgerHead
 from fedvlm_secure.dp.events import Gaussian, Perturbed
 from node.ledger_commands import UNPROTECTED, ledger_app
 from node.ledger_entries import Floor
-from node.ledger_file import LedgerHead
 from node.ledger_restore import Witness, restore
 from tests.ledger.purse import PLAN, ROUND, Purse, run_id
 

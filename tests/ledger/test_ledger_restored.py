@@ -147,6 +147,30 @@ def test_a_second_run_of_the_same_policy_is_added_not_compared(hospital: Recorde
     assert restored(hospital) == 6
 
 
+def as_second_membership(hospital: Recorded, run: int, of: int) -> None:
+    """The records of `run` are those of the same run id as `of`, under the manifest of another membership."""
+    for party in ("aggregator", *chains.NODES):
+        path = hospital.path(party, run)
+        records = [one.model_copy(update={"run": f"{of:032x}"}) for one in read_chain(path)]
+        later = hospital.path(party, of).parent / "epoch-1" / path.name
+        later.parent.mkdir()
+        later.write_bytes(b"".join(one.to_line() for one in chains.resign(records, chains.KEYS[party])))
+        shutil.rmtree(path.parent)
+
+
+def test_each_membership_of_one_run_counts_by_itself(hospital: Recorded) -> None:
+    hospital.start(1)
+    hospital.round(1, 1)
+    hospital.round(1, 2)
+    hospital.end(1)
+    hospital.start(2)
+    hospital.round(2, 1)
+    hospital.end(2)
+    as_second_membership(hospital, 2, of=1)
+    hospital.lose()
+    assert restored(hospital) == 3
+
+
 def test_a_restored_run_is_over_and_spends_no_more(hospital: Recorded) -> None:
     played(hospital)
     hospital.lose()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from fedvlm_secure.audit.facts import LedgerHead
 from fedvlm_secure.dp.events import Composed, NonPrivate
 from fedvlm_secure.errors import StorageError
 from node import ledger_file
 from node.ledger import Ledger
 from node.ledger_chain import read_chain
 from node.ledger_entries import GENESIS, Floor, PopulationAdded, parse_entry
-from node.ledger_file import LedgerHead
 from node.ledger_restore import Witness, restore
 from tests.ledger.purse import DELTA, PLAN, ROUND, Purse, run_id, times
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fedvlm_secure import __version__
 from fedvlm_secure.cli.policy import app
 from fedvlm_secure.console import printable
 from fedvlm_secure.errors import PolicyError
@@ -17,6 +18,7 @@ from fedvlm_secure.policy.explain import explain, unprotected, visibility
 from fedvlm_secure.policy.exposure import check_exposure
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.loading import load_policy
+from fedvlm_secure.rounds.participation import MOST_CHANGES, WINDOW
 
 PolicyFile = Callable[..., Path]
 POLICIES = Path(__file__).parents[2] / "policies"
@@ -50,6 +52,24 @@ def test_counts_that_leave_inside_the_sum_are_named(policy_file: PolicyFile) -> 
     totals = text_of(policy_file("version: 1", "version: 1\nevaluation: {release: totals, limit: 7}"), 3)
     assert "up to 7 test questions" in totals
     assert "no accuracy" in text_of(policy_file(), 3)
+
+
+def test_what_a_pattern_of_absences_leads_to_is_said_as_the_policy_sets_it(policy_file: PolicyFile) -> None:
+    warned = text_of(policy_file(), 3)
+    assert "signed all the same, with a warning" in warned and "refuse to sign such a sum" not in warned
+    strict = text_of(policy_file("min_nodes: 3", "min_nodes: 3\n  participation: strict"), 3)
+    assert "refuse to sign such a sum (participation: strict)" in strict and "signed all the same" not in strict
+    assert f"more than {MOST_CHANGES} times in {WINDOW} rounds" in warned
+    assert "participation:" not in text_of(POLICIES / "unprotected.yaml", 5)
+
+
+def test_which_package_versions_may_meet_is_said_as_the_policy_sets_it(policy_file: PolicyFile) -> None:
+    assert f"one and the same version of this package, here {__version__}" in text_of(policy_file(), 3)
+    both = text_of(policy_file("min_nodes: 3", f'min_nodes: 3\n  versions: ["{__version__}", "9.0.0"]'), 3)
+    assert f"version {__version__} or 9.0.0 of this package may take part together" in both
+    assert "one and the same" not in both and "is installed here" not in both
+    other = text_of(policy_file("min_nodes: 3", 'min_nodes: 3\n  versions: ["9.0.0"]'), 3)
+    assert f"WARNING: version {__version__} is installed here, which this policy does not name" in other
 
 
 def test_no_epsilon_is_claimed_without_a_mechanism() -> None:
@@ -88,10 +108,14 @@ def test_explain_as_json_has_the_same_lines() -> None:
 def test_declared_weights_must_name_the_rosters_hospitals(policy_file: PolicyFile) -> None:
     policy = load_policy(policy_file("version: 1", "version: 1\nweights: {declared: {a: 10, b: 20, c: 30}}"))
     feasibility.check(policy, 3, frozenset("abc"))
-    for ids in ("abd", "abcd"):
-        with pytest.raises(PolicyError, match="they differ in") as caught:
+    for ids, cause in (
+        ("abcd", "weights.declared has no size for d"),
+        ("abd", "weights.declared has no size for d and a size for c, not among those who take part"),
+    ):
+        with pytest.raises(PolicyError) as caught:
             feasibility.check(policy, len(ids), frozenset(ids))
-        assert caught.value.code == "WEIGHTS_MISMATCH"
+        assert (caught.value.code, caught.value.cause) == ("WEIGHTS_MISMATCH", cause)
+        assert "new policy" in caught.value.hint and "every hospital approve it" in caught.value.hint
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:7443", "localhost:1", "[::1]:7443", "127.9.9.9:1"])

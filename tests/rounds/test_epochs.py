@@ -193,6 +193,26 @@ def test_node_without_a_new_approval_is_told_so_and_the_epoch_waits_for_it() -> 
     assert survivors(run) == ["abcd", "abcde", "abcde"]
 
 
+def test_hospital_without_a_declared_size_is_named_and_the_run_goes_on_with_those_who_have_one() -> None:
+    told: list[tuple[str, str, str]] = []
+
+    def tap(way: str, node: NodeId, message: object) -> bool:
+        if isinstance(message, Abort):
+            told.append((node, message.code, message.cause))
+        return True
+
+    run = ChangingRun("abcd", "abc", rounds=3, tap=tap, weights={"declared": {"a": 1, "b": 2, "c": 3}})
+    run.run_to(1)
+    run.change("abcd")
+    run.run(lambda federation: len(told) == 4)
+    cause = "weights.declared has no size for d"
+    assert sorted(told) == [(node, "WEIGHTS_MISMATCH", cause) for node in "abcd"]
+    assert (run.phase, run.closed) == (Phase.GATHER, 1)
+    run.change("abc")
+    run.run()
+    assert survivors(run) == ["abc"] * 3 and run.agreed("abc")
+
+
 def test_opened_manifests_of_one_run_never_share_an_epoch_number() -> None:
     seen: dict[tuple[bytes, int], set[bytes]] = {}
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedvlm_secure import canonical
 from fedvlm_secure.errors import RunAborted
 from fedvlm_secure.rounds.aggregator_memory import Phase
+from fedvlm_secure.rounds.node_memory import ISOLATED_KEY
 from fedvlm_secure.rounds.participation import (
     MOST_CHANGES,
     WINDOW,
@@ -19,8 +23,12 @@ from fedvlm_secure.rounds.participation import (
 )
 from fedvlm_secure.secagg.messages import Refusal, SurvivorSignature
 from fedvlm_secure.simulate.dropouts import Drop, run_with_drops
+from fedvlm_secure.store.event_log import EventLog
 from fedvlm_secure.types import NodeId
+from node.service import warn_of_isolation
 from tests.support.cohort import Cohort
+from tests.support.consortium import SteadyClock
+from tests.support.liars import LyingAggregator
 
 
 def history(*sets: str) -> dict[int, tuple[NodeId, ...]]:
@@ -85,7 +93,10 @@ def scripted(participation: str) -> tuple[Cohort, list[str], set[str]]:
         if isinstance(message, Refusal):
             codes.append(f"{message.code} {''.join(message.nodes)}")
         if isinstance(message, SurvivorSignature):
-            noticed.add("".join(cohort.federation.nodes[node].own.memory.pattern))
+            memory = cohort.federation.nodes[node].own.memory
+            number = len(cohort.summaries())
+            noticed.add("".join(memory.isolated(number) or "-"))
+            assert memory.isolated(number + 1) is None
         return True
 
     cohort = Cohort(5, dimension=20, rounds=6, cohort={"participation": participation, "deadline": 30})
@@ -108,5 +119,37 @@ def test_a7_scripted_pattern_is_not_signed_in_strict_mode_and_the_run_ends_namin
 def test_a7_scripted_pattern_is_noticed_where_the_policy_only_warns() -> None:
     cohort, codes, noticed = scripted("warn")
     run_with_drops(cohort.federation, DROPS)
-    assert (codes, noticed) == ([], {"", "e"})
+    assert (codes, noticed) == ([], {"-", "e"})
     assert len(cohort.summaries()) == 6
+
+
+def test_set_of_an_attempt_that_led_nowhere_stays_noted() -> None:
+    liar = LyingAggregator(8)
+    own = liar.node("a").own
+    for number, took_part in ((-3, "abcdef"), (-2, "abcde"), (-1, "abcdef")):
+        raw = with_set(own.participation, number, tuple(map(NodeId, took_part)))
+        own.memory.commit({own.participation_key: raw})
+    first, second = liar.plan(), liar.plan(attempt=1)
+    liar.sign(first, liar.collect(first, "abcde"), "a")
+    assert own.memory.isolated(0) == ("f",)
+    liar.sign(second, liar.collect(second, "abcdefgh"), "a")
+    assert own.memory.isolated(0) == ("f",) and own.memory.isolated(1) is None
+    own.memory.commit({ISOLATED_KEY: canonical.encode([b"of another run's", 0, ["f"]])})
+    assert own.memory.isolated(0) is None
+
+
+def test_operator_is_warned_in_the_services_log_with_names_and_round() -> None:
+    out = io.StringIO()
+    log = EventLog("a", out, SteadyClock(), json_lines=True)
+
+    def tap(way: str, node: NodeId, message: object) -> bool:
+        if isinstance(message, SurvivorSignature) and node == "a":
+            warn_of_isolation(cohort.federation.nodes[node].own.memory, log)
+        return True
+
+    cohort, _, _ = scripted("warn")
+    cohort.federation._tap = tap
+    run_with_drops(cohort.federation, DROPS)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(line["event"], line["round"]) for line in lines] == [("warning", 3), ("warning", 4), ("warning", 5)]
+    assert all(line["cause"].startswith("e went out of the sum and came in again too often") for line in lines)

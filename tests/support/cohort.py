@@ -28,8 +28,8 @@ def numeric_policy(**changes: dict[str, object]) -> Policy:
     values = policy.model_dump()
     values["model"]["base"]["sha256"] = BASE.hex()
     for section, fields in changes.items():
-        if isinstance(fields, dict) and isinstance(values.get(section), dict):
-            values[section] |= fields
+        if isinstance(fields, dict) and isinstance(values.get(section), dict) and section != "weights":
+            values[section] |= fields  # `weights` is one of several kinds: never two mixed
         else:
             values[section] = fields
     return Policy.model_validate(values)
