@@ -37,23 +37,24 @@ def look_at_clock(state: Path, now: datetime) -> Finding:
 
 
 def look_at_device(asked: str) -> Finding:
-    """Whether this torch can use what node.yaml asks for."""
+    """What node.yaml asks for, what torch found and tried, and its memory.
+
+    Raises:
+        PolicyError: DEVICE, it is not there or does not compute.
+    """
     import torch
 
-    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    kind, _, number = asked.partition(":")
-    if kind == "cuda" and int(number or 0) >= seen:
-        text = f"{asked} is asked for, but torch {torch.__version__} sees {seen} CUDA devices"
-        return Finding("device", "wrong", text, "install driver and CUDA build of torch, or use device: auto")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        return Finding(
-            "device", "wrong", f"mps is asked for, but torch {torch.__version__} has none", "use device: auto"
-        )
-    if kind == "cpu" and seen:
-        return Finding(
-            "device", "warning", f"cpu is asked for, though {seen} CUDA devices are there", "perhaps device: cuda"
-        )
-    return Finding("device", "ok", f"{asked}; torch {torch.__version__} sees {seen} CUDA devices")
+    from fedvlm_secure.vlm.device import cuda_devices, free_and_whole_bytes, prepare_device
+
+    device, seen = prepare_device(asked), cuda_devices()
+    text = f"{asked}; torch {torch.__version__} sees {seen} CUDA devices; trains on {device}"
+    memory = free_and_whole_bytes(device)
+    if memory is not None:
+        free, whole = (size / (1 << 30) for size in memory)
+        text += f" ({torch.cuda.get_device_name(device)}, {free:.1f} of {whole:.1f} GiB free)"
+    if asked == "cpu" and seen:
+        return Finding("device", "warning", text, "perhaps device: cuda")
+    return Finding("device", "ok", text)
 
 
 def look_at_step(policy: Policy, config: NodeConfig, entropy: Entropy) -> Finding:

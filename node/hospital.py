@@ -37,19 +37,21 @@ def build_training(policy: Policy, config: NodeConfig) -> LocalTraining:
 
     Raises:
         ModelError, DataError: they do not fit the policy.
-        PolicyError: DEVICE, MICROBATCH, PHANTOM_SITE, or LIMIT_LOOSER.
+        PolicyError: DEVICE, before any data is read; MICROBATCH, PHANTOM_SITE, or LIMIT_LOOSER.
     """
     import torch
 
     from fedvlm_secure.train.session import LocalTraining
     from fedvlm_secure.train.settings import LocalSettings
     from fedvlm_secure.vlm.contract import Contract
+    from fedvlm_secure.vlm.device import prepare_device
 
     _refuse_unused(policy, config)
+    tuning = _tuning(policy, config, str(prepare_device(config.device)))  # before any of the hospital's data is read
     torch.set_num_threads(config.threads)
     model, contract, local = policy.model, policy.contract, policy.local
     return LocalTraining(
-        _tuning(policy, config),
+        tuning,
         Contract(
             prompt=contract.prompt,
             image_size=contract.image_size,
@@ -88,12 +90,12 @@ def trained_values(policy: Policy, config: NodeConfig) -> int:
     from fedvlm_secure.vlm.adapters import TunedModel
     from fedvlm_secure.vlm.base import load_base
 
-    tuning = _tuning(policy, config)
+    tuning = _tuning(policy, config, "cpu")
     base = load_base(tuning.base_dir, sha256=tuning.base_sha256)
     return TunedModel(base, strategy=tuning.strategy, lora=tuning.lora, seed=tuning.seed).layout.dimension
 
 
-def _tuning(policy: Policy, config: NodeConfig) -> Tuning:
+def _tuning(policy: Policy, config: NodeConfig, device: str) -> Tuning:
     from fedvlm_secure.train.session import Tuning
     from fedvlm_secure.vlm.adapters import LoraSettings
     from fedvlm_secure.vlm.base import shipped_base
@@ -105,6 +107,7 @@ def _tuning(policy: Policy, config: NodeConfig) -> Tuning:
         strategy="connector+lora" if model.strategy == "two-stage" else model.strategy,
         lora=LoraSettings(r=model.lora.r, alpha=model.lora.alpha, factors=model.lora.factors),
         seed=model.seed,
+        device=device,
     )
 
 
@@ -199,7 +202,11 @@ def _load_table(table: DatasetsTable, side: int, tasks: tuple[str, ...]) -> Hosp
 
 
 def batch_order(policy: Policy, config: NodeConfig) -> Callable[[int], np.random.Generator]:
-    """Round number -> generator of that round's order of rows: the same after a restart, another at each hospital."""
+    """Round number -> generator of that round's order of rows: the same after a restart, another at each hospital.
+
+    The order is the same, the update on a GPU need not be; what is sent again is the journal's bytes, never trained
+    anew.
+    """
     return lambda round_number: _generator("batch-order", policy.model.seed, config.node, round_number)
 
 
@@ -217,7 +224,5 @@ def _base_name(policy: Policy) -> str:
 
 def _refuse_unused(policy: Policy, config: NodeConfig) -> None:
     """What this version would silently not do is refused."""
-    if config.device not in ("auto", "cpu"):
-        raise PolicyError("DEVICE", f"device: {config.device}; this version trains on the CPU", "use device: cpu")
     if config.microbatch is not None and isinstance(policy.privacy, NoPrivacy):
         raise PolicyError("MICROBATCH", "microbatch is not used without differential privacy", "remove the line")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Inputs of one step.
+    """Inputs of one step, on the CPU.
 
     Args:
         ids: int64 [b, s], right-padded with the end mark; causal attention never looks there.
@@ -64,15 +64,20 @@ def make_batch(codec: PromptCodec, pairs: Sequence[tuple[str, str]], pictures: P
 def answer_loss(model: Any, batch: Batch, patches: torch.Tensor, picture_argument: str) -> torch.Tensor:
     """Summed cross entropy of the answer tokens; the head runs at their positions only, which saves a sixth.
 
+    Args:
+        batch, patches: on the CPU; they are copied to where the model is.
+
     Returns:
-        A scalar tensor in nats.
+        A scalar tensor in nats, on the model's device.
     """
     from torch.nn import functional
 
+    device = model.device
+    line, position, target = (part.to(device) for part in (batch.line, batch.position, batch.target))
     body = getattr(model, model.base_model_prefix)
-    hidden = body(input_ids=batch.ids, use_cache=False, **{picture_argument: patches})[0]
-    logits = model.get_output_embeddings()(hidden[batch.line, batch.position])
-    return functional.cross_entropy(logits.float(), batch.target, reduction="sum")
+    hidden = body(input_ids=batch.ids.to(device), use_cache=False, **{picture_argument: patches.to(device)})[0]
+    logits = model.get_output_embeddings()(hidden[line, position])
+    return functional.cross_entropy(logits.float(), target, reduction="sum")
 
 
 def batch_orders(rows: int, settings: LocalSettings, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

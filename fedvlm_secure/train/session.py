@@ -24,6 +24,7 @@ from fedvlm_secure.vlm.base import load_base
 from fedvlm_secure.vlm.contract import Contract, check_vocabulary
 from fedvlm_secure.vlm.data.rows import SCORED_TASKS, HospitalData, Pictures, Row
 from fedvlm_secure.vlm.data.splitting import require_patients, split_rows
+from fedvlm_secure.vlm.device import device_faults
 from fedvlm_secure.vlm.export import export_adapter
 from fedvlm_secure.vlm.tasks.answers import answer_questions
 from fedvlm_secure.vlm.tasks.prompts import PromptCodec
@@ -40,6 +41,7 @@ class Tuning:
         strategy: what trains.
         lora: rank, scale, factors.
         seed: gives the common start.
+        device: where the model computes, as `vlm.device.prepare_device` found it.
     """
 
     base_dir: Path
@@ -47,6 +49,7 @@ class Tuning:
     strategy: Strategy
     lora: LoraSettings
     seed: int
+    device: str = "cpu"
 
 
 class LocalTraining:
@@ -64,7 +67,7 @@ class LocalTraining:
 
     Raises:
         DataError: rows, split, vocabulary or number of patients do not fit.
-        ModelError: base or strategy do not fit.
+        ModelError: base or strategy do not fit, or DEVICE_MEMORY; each method may fail with that or DEVICE_FAILED.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class LocalTraining:
         tasks: Sequence[str] = SCORED_TASKS,
         min_patients: int = 1,
     ) -> None:
+        import torch
+
         kept = [row for row in data.rows if row.task in frozenset(tasks)]
         split = split_rows(kept, key=split_key)
         self.patients = require_patients(split.train, minimum=min_patients)
@@ -86,8 +91,10 @@ class LocalTraining:
         self.train_rows, self.test_rows = split.train, split.test
         self._contract, self._pictures, self._settings = contract, data.pictures, settings
         self._batch_order = batch_order
-        base = load_base(tuning.base_dir, sha256=tuning.base_sha256)
-        self.tuned = TunedModel(base, strategy=tuning.strategy, lora=tuning.lora, seed=tuning.seed)
+        self._device = torch.device(tuning.device)
+        with device_faults(self._device):
+            base = load_base(tuning.base_dir, sha256=tuning.base_sha256, device=tuning.device)
+            self.tuned = TunedModel(base, strategy=tuning.strategy, lora=tuning.lora, seed=tuning.seed)
         self._codec = PromptCodec(base, contract)
         self._admitted = False
 
@@ -109,16 +116,17 @@ class LocalTraining:
         """
         if self._settings is None:
             raise ValueError("a session without local settings trains privately or not at all")
-        return train_plain(
-            self.tuned,
-            self._codec,
-            self.train_rows,
-            self._pictures,
-            self._settings,
-            round_number=round_number,
-            difference=difference,
-            rng=self._batch_order(round_number),
-        )
+        with device_faults(self._device):
+            return train_plain(
+                self.tuned,
+                self._codec,
+                self.train_rows,
+                self._pictures,
+                self._settings,
+                round_number=round_number,
+                difference=difference,
+                rng=self._batch_order(round_number),
+            )
 
     def train_private(
         self, round_number: int, difference: Float32Vector, settings: PrivateSettings, entropy: Entropy
@@ -134,13 +142,14 @@ class LocalTraining:
         Raises:
             ModelError: DP_FAMILY_REFUSED with the reason, and those of `train_private`.
         """
-        if not self._admitted:
-            admit(self.tuned, self._codec, self._contract)
-            self._admitted = True
-        loss = RowLoss(self.tuned, self._codec, self._pictures)
-        return train_private(
-            loss, self.train_rows, settings, round_number=round_number, difference=difference, entropy=entropy
-        )
+        with device_faults(self._device):
+            if not self._admitted:
+                admit(self.tuned, self._codec, self._contract)
+                self._admitted = True
+            loss = RowLoss(self.tuned, self._codec, self._pictures)
+            return train_private(
+                loss, self.train_rows, settings, round_number=round_number, difference=difference, entropy=entropy
+            )
 
     def evaluate(self, difference: Float32Vector, limit: int | None = None) -> Evaluation:
         """Score the test rows at a global state.
@@ -150,7 +159,7 @@ class LocalTraining:
             limit: at most so many questions, the same ones in every round; None asks all.
         """
         self.tuned.load_difference(difference)
-        return score_rows(self.tuned, self._codec, self._contract, sampled(self.test_rows, limit), self._pictures)
+        return self._scores(sampled(self.test_rows, limit))
 
     def score_patients(self, difference: Float32Vector, tasks: Sequence[str]) -> PatientTotals:
         """Sums over every test patient, for a noised release.
@@ -164,13 +173,16 @@ class LocalTraining:
         """
         self.tuned.load_difference(difference)
         patients = by_patient(self.test_rows)
-        scored = (score_rows(self.tuned, self._codec, self._contract, rows, self._pictures) for rows in patients)
-        return patient_totals(scored, tasks)
+        return patient_totals((self._scores(rows) for rows in patients), tasks)
 
     def export(self, difference: Float32Vector, out_dir: Path) -> tuple[Path, ...]:
         """Write the tuned adapter at a global state; see `vlm.export`."""
         self.tuned.load_difference(difference)
         return export_adapter(self.tuned, out_dir)
+
+    def _scores(self, rows: Sequence[Row]) -> Evaluation:
+        with device_faults(self._device):
+            return score_rows(self.tuned, self._codec, self._contract, rows, self._pictures)
 
 
 def score_rows(

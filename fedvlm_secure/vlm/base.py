@@ -84,12 +84,14 @@ def fingerprint(directory: Path) -> str:
     return canonical.digest("base-model", [tensors[name] for name in sorted(tensors)], lasting, tokenizer).hex()
 
 
-def load_base(directory: Path, *, sha256: str | None = None) -> LoadedBase:
+def load_base(directory: Path, *, sha256: str | None = None, device: str = "cpu") -> LoadedBase:
     """Load a base for tuning.
 
     Args:
         directory: local directory with config.json, safetensors weights and tokenizer.json.
         sha256: the fingerprint that the policy pins; None loads whatever is there (studies, `models inspect`).
+        device: where the weights lie from now on (`vlm.device`). Adapters are made after this move, never before it:
+            moving them would leave hooks and optimizer with tensors that the model no longer uses.
 
     Raises:
         ModelError: BASE_FINGERPRINT when it differs from the pinned one; BASE_MISSING, BASE_BROKEN,
@@ -112,6 +114,7 @@ def load_base(directory: Path, *, sha256: str | None = None) -> LoadedBase:
     model.config._name_or_path = directory.name  # a path of this machine goes into no file that is handed over
     model.eval()
     model.requires_grad_(False)
+    model.to(device)
     return LoadedBase(directory.name, model, Tokenizer.from_file(str(directory / "tokenizer.json")), found)
 
 

@@ -37,7 +37,8 @@ def answer_questions(
         model: in evaluation mode.
         codec: prompt form.
         questions: n texts.
-        patches: float32 [n, ...], pictures in the family's form (`PromptCodec.pixels`).
+        patches: float32 [n, ...], pictures in the family's form (`PromptCodec.pixels`); a batch at a time is copied to
+            where the model is.
         choices: n lists of allowed answers, none empty.
 
     Returns:
@@ -89,8 +90,8 @@ def _greedy(
 
     said: list[list[int]] = [[] for _ in prompts]
     with torch.inference_mode():
-        ids = torch.tensor(prompts)
-        seen = {picture_argument(model): patches}
+        ids = torch.tensor(prompts, device=model.device)
+        seen = {picture_argument(model): patches.to(model.device)}
         cache = None
         for _ in range(limit):
             out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **seen)
@@ -110,12 +111,12 @@ def _greedy(
 def _barrier(
     logits: torch.Tensor, said: Sequence[Sequence[int]], trees: Sequence[Sequence[tuple[int, ...]]], end: int
 ) -> torch.Tensor:
-    """0 where a token continues an allowed answer, minus infinity elsewhere; [n, vocabulary]."""
+    """0 where a token continues an allowed answer, minus infinity elsewhere: [n, vocabulary], beside the logits."""
     import torch
 
-    wall = torch.full_like(logits, float("-inf"))
+    wall = torch.full(logits.shape, float("-inf"), dtype=logits.dtype)
     for number, (line, tree) in enumerate(zip(said, trees, strict=True)):
         at = len(line)
         allowed = [ids[at] for ids in tree if len(ids) > at and list(ids[:at]) == list(line)]
         wall[number, allowed or [end]] = 0.0
-    return wall
+    return wall.to(logits.device)
