@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,14 @@ from fedvlm_secure.types import Float64Vector, Int64Vector, Secret
 
 REDRAWS = 8
 _LOG_REJECTION = 10 * math.log(2)  # a drawing is rejected with probability at most 2^-10
-_BLOCK_VALUES = 1 << 16
-_LARGEST_SQUARED = 1 << 60
-_FLOAT_SLACK = 1 - 2.0**-40
+_BLOCK_VALUES = 1 << 16  # so many draws are in what a keystream holds at a time
+_LARGEST_SQUARED = 1 << 53  # sums of squares up to here are exact in float64, in any order
+_FLOAT_SLACK = 1 - 2.0**-22  # more than float32 makes a row longer
+_FRACTION_BITS = 16
+_DRAWS_PER_WORD = 64 // _FRACTION_BITS
+_NARROW_STEPS = 1 << 14  # with its 16 binary places and a draw, a value of so many grid steps fits into int32
+_SMALLEST_SCALE = 1e-30
+_SMALLEST_SQUARE = 1e-200
 
 Rows = NDArray[np.int64]
 
@@ -37,7 +44,7 @@ class IntegerClip:
         dimension: d, >= 1.
 
     Raises:
-        ValueError: out of range, or norms whose squares could leave int64.
+        ValueError: out of range, or norms whose squares would not be exact in float64.
 
     Source: Kairouz, Liu, Steinke 2021, theorem 1 and proposition 22.
     """
@@ -50,7 +57,7 @@ class IntegerClip:
         if not (math.isfinite(self.clip_norm) and self.clip_norm > 0 and self.grid_steps >= 1 and self.dimension >= 1):
             raise ValueError("clip_norm > 0, grid_steps >= 1 and dimension >= 1")
         if (self.grid_steps + math.sqrt(self.dimension)) ** 2 > _LARGEST_SQUARED:
-            raise ValueError("grid_steps or dimension too large: squared norms would leave int64")
+            raise ValueError("grid_steps or dimension too large: squared norms would not be exact")
 
     @property
     def squared(self) -> int:
@@ -93,8 +100,9 @@ def grid_steps_for(dimension: int, allowance: float = 0.005) -> int:
 def round_rows(gradients: NDArray[np.floating], clip: IntegerClip, key: Secret) -> Rows:
     """Clip each row to C, round it to the grid by itself, and see that its integer norm is at most c~.
 
-    A row is rounded stochastically (unbiased) and drawn again, at most 8 times, while its norm is too large; then it is
-    truncated toward zero, which never raises the norm. How often a row was drawn depends on it and is not shown.
+    A row is rounded stochastically (unbiased for what it is in 2^-16 grid steps) and drawn again, at most 8 times,
+    while its norm is too large; then it is truncated toward zero, which never raises the norm. How often a row was
+    drawn depends on it and is not shown.
 
     Args:
         gradients: float32 or float64 [rows, d], one row per sampled patient.
@@ -108,56 +116,105 @@ def round_rows(gradients: NDArray[np.floating], clip: IntegerClip, key: Secret) 
         ModelError: NON_FINITE_GRADIENT, without values or row.
         ValueError: wrong shape or dtype.
     """
-    if gradients.ndim != 2 or gradients.shape[1] != clip.dimension or gradients.dtype not in (np.float32, np.float64):
-        raise ValueError(f"gradients must be float [rows, {clip.dimension}]")
-    uniform = stream(key, "rounding")
     result: Rows = np.empty(gradients.shape, dtype=np.int64)
-    block = max(1, _BLOCK_VALUES // clip.dimension)
-    for at in range(0, len(gradients), block):
-        result[at : at + block] = _round_block(_clipped(gradients[at : at + block], clip), clip, uniform)
+    for number, rounded in enumerate(_rounded(gradients, clip, key)):
+        result[number] = rounded
     return result
 
 
-def _clipped(rows: NDArray[np.floating], clip: IntegerClip) -> NDArray[np.float64]:
-    """Rows in grid steps, float64, each of norm <= grid_steps: exactly zero stays zero, infinite is refused."""
-    exact = rows.astype(np.float64)
-    largest = np.max(np.abs(exact), axis=1, initial=0.0)
-    if not np.isfinite(largest).all():
+def add_rounded_rows(total: Int64Vector, gradients: NDArray[np.floating], clip: IntegerClip, key: Secret) -> None:
+    """Add the sum of `round_rows(gradients, clip, key)` to `total`, int64 [d], in place, without holding those rows."""
+    for rounded in _rounded(gradients, clip, key):
+        np.add(total, rounded, out=total)
+
+
+def _rounded(gradients: NDArray[np.floating], clip: IntegerClip, key: Secret) -> Iterator[NDArray[np.signedinteger]]:
+    """Each row in turn, int32 or int64 [d], valid until the next one."""
+    if gradients.ndim != 2 or gradients.shape[1] != clip.dimension or gradients.dtype not in (np.float32, np.float64):
+        raise ValueError(f"gradients must be float [rows, {clip.dimension}]")
+    rounding = _RowRounding(clip, stream(key, "rounding"))
+    return map(rounding.of, gradients)
+
+
+class _RowRounding:
+    """One row after the other, in pieces that stay in cache: rounding costs no more than reading the row."""
+
+    def __init__(self, clip: IntegerClip, uniform: Keystream) -> None:
+        narrow = clip.grid_steps <= _NARROW_STEPS
+        size = min(_BLOCK_VALUES, clip.dimension)
+        self._clip, self._uniform = clip, uniform
+        self._rounded: NDArray[Any] = np.empty(clip.dimension, dtype=np.int32 if narrow else np.int64)
+        self._scaled: NDArray[Any] = np.empty(size, dtype=np.float32 if narrow else np.float64)
+        self._exact: NDArray[np.float64] = np.empty(size, dtype=np.float64)
+
+    def of(self, row: NDArray[np.floating]) -> NDArray[np.signedinteger]:
+        clip = self._clip
+        norm = self._norm(row)
+        factor = clip.clip_norm / max(norm, clip.clip_norm) * _FLOAT_SLACK
+        scale = factor / clip.grid
+        for _ in range(1 + REDRAWS):
+            if self._draw(row, scale) <= clip.squared:
+                return self._rounded
+        if self._truncate(row, scale) > clip.squared:
+            # Cannot be: |trunc| <= |scaled|, shorter than grid_steps. If it were, the patient is left out, not let out.
+            self._rounded.fill(0)
+        return self._rounded
+
+    def _draw(self, row: NDArray[np.floating], scale: float) -> float:
+        """Round row * scale up or down by chance; returns the squared norm."""
+        squared = 0.0
+        for part, rounded in self._parts(row):
+            scaled = self._scale(part, scale * 2.0**_FRACTION_BITS)
+            np.copyto(rounded, np.rint(scaled, out=scaled), casting="unsafe")
+            words = self._uniform.peek(-(-len(part) // _DRAWS_PER_WORD))
+            np.add(rounded, words.view("<u2")[: len(part)], out=rounded)
+            np.right_shift(rounded, _FRACTION_BITS, out=rounded)  # the floor, for negative values too
+            squared += self._square(rounded)
+        return squared
+
+    def _truncate(self, row: NDArray[np.floating], scale: float) -> float:
+        """Round row * scale toward zero; returns the squared norm."""
+        squared = 0.0
+        for part, rounded in self._parts(row):
+            np.copyto(rounded, self._scale(part, scale), casting="unsafe")
+            squared += self._square(rounded)
+        return squared
+
+    def _parts(self, row: NDArray[np.floating]) -> Iterator[tuple[NDArray[np.floating], NDArray[Any]]]:
+        for at in range(0, len(row), _BLOCK_VALUES):
+            yield row[at : at + _BLOCK_VALUES], self._rounded[at : at + _BLOCK_VALUES]
+
+    def _scale(self, part: NDArray[np.floating], scale: float) -> NDArray[Any]:
+        scaled = self._scaled[: len(part)]
+        narrow = part.dtype == scaled.dtype == np.float32 and _SMALLEST_SCALE < scale < 1 / _SMALLEST_SCALE
+        np.multiply(part, scale, out=scaled, dtype=np.float32 if narrow else np.float64, casting="same_kind")
+        return scaled
+
+    def _square(self, part: NDArray[Any]) -> float:
+        exact = self._exact[: len(part)]
+        np.copyto(exact, part)
+        return float(np.dot(exact, exact))
+
+    def _norm(self, row: NDArray[np.floating]) -> float:
+        """L2, finite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = sum(self._square(part) for part, _ in self._parts(row))
+        if _SMALLEST_SQUARE < square < 1 / _SMALLEST_SQUARE:
+            return math.sqrt(square)
+        return _careful_norm(row)
+
+
+def _careful_norm(row: NDArray[np.floating]) -> float:
+    """L2 of a row whose squares overflow or vanish; exactly zero stays zero, what is no number is refused."""
+    largest = float(np.max(np.abs(row), initial=0.0))
+    if not np.isfinite(largest):
         raise ModelError(
             "NON_FINITE_GRADIENT",
             "a patient's gradient holds NaN or infinity",
             "lower local.learning_rate or look at the model's inputs; nothing was sent",
         )
-    # Divided by its largest entry first, no square overflows or vanishes.
-    safe = np.where(largest > 0, largest, 1.0)
-    unit = exact / safe[:, None]
-    norms = np.sqrt(np.einsum("ij,ij->i", unit, unit)) * safe
-    factor = clip.clip_norm / np.maximum(norms, clip.clip_norm) * _FLOAT_SLACK
-    scaled: NDArray[np.float64] = exact * (factor / clip.grid)[:, None]
-    return scaled
-
-
-def _round_block(scaled: NDArray[np.float64], clip: IntegerClip, uniform: Keystream) -> Rows:
-    floor = np.floor(scaled)
-    fraction = scaled - floor
-    rounded: Rows = np.zeros(scaled.shape, dtype=np.int64)
-    left = np.arange(len(scaled))
-    for _ in range(1 + REDRAWS):
-        bits = uniform.take(len(left) * clip.dimension).reshape(len(left), clip.dimension)
-        up = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction[left]
-        rounded[left] = floor[left].astype(np.int64) + up
-        left = left[_squared_norms(rounded[left]) > clip.squared]
-        if not len(left):
-            return rounded
-    rounded[left] = np.trunc(scaled[left]).astype(np.int64)
-    # Cannot be: |trunc| <= |scaled|, whose norm is below grid_steps. If it were, the patient is left out, not let out.
-    rounded[left[_squared_norms(rounded[left]) > clip.squared]] = 0
-    return rounded
-
-
-def _squared_norms(rows: Rows) -> Int64Vector:
-    result: Int64Vector = np.einsum("ij,ij->i", rows, rows)
-    return result
+    unit = row.astype(np.float64) / (largest or 1.0)
+    return math.sqrt(float(np.dot(unit, unit))) * largest
 
 
 def box_sum(rows: Rows, limit: int) -> Int64Vector:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedvlm_secure.dp.discrete_gaussian import DiscreteGaussian
-from fedvlm_secure.dp.rounding import IntegerClip, decode, round_rows
+from fedvlm_secure.dp.rounding import IntegerClip, add_rounded_rows, decode
 from fedvlm_secure.dp.streams import KEY_BYTES
 from fedvlm_secure.errors import ModelError
 from fedvlm_secure.layout import UpdateLayout
@@ -136,7 +136,7 @@ def clipped_sum(
         if resting is not None:
             matrix[:, resting] = 0.0
         means = patient_means(matrix, [len(numbers) for numbers in chunk])
-        total += round_rows(means, clip, Secret(entropy.bytes(KEY_BYTES))).sum(axis=0)
+        add_rounded_rows(total, means, clip, Secret(entropy.bytes(KEY_BYTES)))
     return total
 
 

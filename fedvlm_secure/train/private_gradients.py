@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 RowMatrix = NDArray[np.float32]
+GradSampler = Callable[[Any, "list[torch.Tensor]", "torch.Tensor"], "dict[Any, torch.Tensor]"]
 
 
 class RowLoss:
@@ -56,13 +57,12 @@ class RowGradients:
     def __init__(self, loss: RowLoss) -> None:
         self._loss, self._tuned = loss, loss.tuned
         self._hooks: Any = None
+        self._matrix: RowMatrix = np.empty((0, self._tuned.layout.dimension), dtype=np.float32)
 
     def __enter__(self) -> RowGradients:
-        from opacus.grad_sample import GradSampleHooks
-
         refuse_stale(self._tuned)
         try:
-            self._hooks = GradSampleHooks(self._tuned.model, loss_reduction="sum", strict=True)
+            self._hooks = _hooks()(self._tuned.model, loss_reduction="sum", strict=True)
         except NotImplementedError as error:
             self._forget()
             raise ModelError(
@@ -83,13 +83,15 @@ class RowGradients:
     def of(self, rows: Sequence[Row]) -> RowMatrix:
         """Gradients at the model's present state, in the order of the layout.
 
-        Memory: twice rows * d * 4 bytes, beside the activations of one forward pass.
+        Memory: rows * d * 4 bytes on the model's device and as much on the CPU, beside the activations of one forward
+        pass.
 
         Args:
             rows: at least one.
 
         Returns:
-            float32 [rows, d].
+            float32 [rows, d] on the CPU; the caller may change it. Valid until the next call, which writes over it:
+            fresh memory for every step would cost as much as the clip.
 
         Raises:
             ModelError: DP_ROWS_MIXED with the tensor's name, where a layer's first dimension is not the row.
@@ -98,7 +100,9 @@ class RowGradients:
             # Of a first trained layer whose input needs no gradient; the hook uses outputs alone.
             warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
             self._loss(rows).backward()  # type: ignore[no-untyped-call]
-        matrix: RowMatrix = np.empty((len(rows), self._tuned.layout.dimension), dtype=np.float32)
+        if len(self._matrix) < len(rows):
+            self._matrix = np.empty((len(rows), self._tuned.layout.dimension), dtype=np.float32)
+        matrix: RowMatrix = self._matrix[: len(rows)]
         for (slot, span), parameter in zip(self._tuned.layout.spans(), self._tuned.trainable, strict=True):
             sample = parameter.grad_sample
             if not hasattr(sample, "shape") or tuple(sample.shape) != (len(rows), *slot.shape):
@@ -108,7 +112,8 @@ class RowGradients:
         return matrix
 
     def _forget(self) -> None:
-        """No un-noised gradient and no activation stays on the model."""
+        """No un-noised gradient and no activation stays here or on the model."""
+        self._matrix = self._matrix[:0].copy()
         for parameter in self._tuned.model.parameters():
             parameter.grad = None
             for name in ("grad_sample", "_current_grad_sample", "_forward_counter"):
@@ -118,6 +123,35 @@ class RowGradients:
             for name in ("activations", "max_batch_len"):
                 if name in module.__dict__:
                     delattr(module, name)
+
+
+def _hooks() -> Any:
+    """Opacus's hooks, whose sampler keeps a weight's gradients as they come.
+
+    Opacus copies them into zeros of the same size, so that a layer that is used twice can add to them. That doubles
+    the memory, and fresh memory of this size costs as much as the gradients. A second use is still added by Opacus.
+    """
+    from opacus.grad_sample import GradSampleHooks
+
+    class KeepingHooks(GradSampleHooks):  # type: ignore[misc]
+        GRAD_SAMPLERS = MappingProxyType({kind: _keeping(made) for kind, made in GradSampleHooks.GRAD_SAMPLERS.items()})
+
+    return KeepingHooks
+
+
+def _keeping(sampler: GradSampler) -> GradSampler:
+    def sample(layer: Any, activations: list[torch.Tensor], backprops: torch.Tensor) -> dict[Any, torch.Tensor]:
+        left = {}
+        for parameter, gradient in sampler(layer, activations, backprops).items():
+            first = parameter.requires_grad and not hasattr(parameter, "_current_grad_sample")
+            # a vector's gradient may be the very memory of `backprops`, and is small
+            if first and gradient.ndim > 2 and len(gradient) == layer.max_batch_len:
+                parameter._current_grad_sample = gradient
+            else:
+                left[parameter] = gradient
+        return left
+
+    return sample
 
 
 def refuse_stale(tuned: TunedModel) -> None:

@@ -124,7 +124,7 @@ def test_model_is_clean_after_a_failure_too(tuned: TunedModel, monkeypatch: pyte
         raise ModelError("NON_FINITE_GRADIENT", "as if", "")
 
     with monkeypatch.context() as patched:
-        patched.setattr(private, "round_rows", broken)
+        patched.setattr(private, "add_rounded_rows", broken)
         with pytest.raises(ModelError):
             train(tuned)
     assert not any(hasattr(parameter, "grad_sample") for parameter in tuned.model.parameters())

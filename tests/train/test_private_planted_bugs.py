@@ -169,21 +169,19 @@ def noise_forgotten_for_half(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgotten_clip(patch: pytest.MonkeyPatch) -> None:
-    def unclipped(rows: NDArray[np.float32], clip: IntegerClip, key: Secret) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = np.rint(rows / clip.grid).astype(np.int64)
-        return found
+    def unclipped(total: Int64Vector, rows: NDArray[np.float32], clip: IntegerClip, key: Secret) -> None:
+        total += np.rint(rows / clip.grid).astype(np.int64).sum(axis=0)
 
-    patch.setattr(private, "round_rows", unclipped)
+    patch.setattr(private, "add_rounded_rows", unclipped)
 
 
 def clip_per_tensor(patch: pytest.MonkeyPatch) -> None:
-    def by_parts(rows: NDArray[np.float32], clip: IntegerClip, key: Secret) -> NDArray[np.int64]:
+    def by_parts(total: Int64Vector, rows: NDArray[np.float32], clip: IntegerClip, key: Secret) -> None:
         parts = np.array_split(rows.astype(np.float64), 4, axis=1)
         shrunk = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True) / clip.clip_norm, 1) for part in parts]
-        found: NDArray[np.int64] = np.rint(np.concatenate(shrunk, axis=1) / clip.grid).astype(np.int64)
-        return found
+        total += np.rint(np.concatenate(shrunk, axis=1) / clip.grid).astype(np.int64).sum(axis=0)
 
-    patch.setattr(private, "round_rows", by_parts)
+    patch.setattr(private, "add_rounded_rows", by_parts)
 
 
 def clip_per_picture(patch: pytest.MonkeyPatch) -> None:
