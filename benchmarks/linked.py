@@ -61,13 +61,17 @@ def noise(values: int) -> list[Row]:
 
 
 def dp_step() -> list[Row]:
-    """The private step over the plain one on the same rows, at one and at eight rows per patient."""
+    """The private step over the plain one on the same rows: LoRA at one and eight rows per patient, and all trained."""
     rows = []
-    for cap in (1, 8):
-        found = _measured("dp_step", "--cap", str(cap))
+    for name, arguments in (
+        ("cap-1", ("--cap", "1")),
+        ("cap-8", ("--cap", "8")),
+        ("connector+lora", ("--cap", "1", "--strategy", "connector+lora")),
+    ):
+        found = _measured("dp_step", *arguments)
         rows.append(
             Row(
-                name=f"dp-step/cap-{cap}",
+                name=f"dp-step/{name}",
                 value=found["ms"]["private"],
                 unit="ms per step",
                 against="ms of the plain step",

@@ -70,7 +70,12 @@ def look_at_step(policy: Policy, config: NodeConfig, entropy: Entropy) -> Findin
     if not isinstance(privacy, DpSgd):
         moved = np.count_nonzero(training.train(1, start).update)
         hint = "" if moved else "check strategy, base and device"
-        return Finding("step", "ok" if moved else "wrong", f"one local step moves {moved} of {d} values", hint)
+        return Finding(
+            "step",
+            "ok" if moved else "wrong",
+            f"one local step on {training.tuned.model.device} moves {moved} of {d} values",
+            hint,
+        )
     multiplier = resolve_noise_multiplier(policy, d)
     real = one_step(policy, multiplier)
     with_mechanism(real, config, training, entropy).train(1, start)  # admits the model, guards rows and tensors
@@ -79,7 +84,7 @@ def look_at_step(policy: Policy, config: NodeConfig, entropy: Entropy) -> Findin
     share, spread = np.count_nonzero(noise_only) / d, _spread(privacy, multiplier, d, entropy)
     text = (
         f"a row's gradient is its own; noise alone moves {share:.1%} of {d} values; its spread is {spread:.3f} of what "
-        "is accounted for"
+        f"is accounted for; on {training.tuned.model.device}"
     )
     if share < _LEAST_MOVED or abs(spread - 1) > _DEVIATIONS / np.sqrt(2 * d):
         return Finding("step", "wrong", text, "do not train: reinstall the package, and report this")

@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "errors.md"
 PACKAGES = ("fedvlm_secure", "node", "aggregator")
 CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+WORD = re.compile(r"[A-Z]{4,}")
+"""A code too, where it is the first argument of an error itself."""
+
 HEAD = """# Error codes
 
 Every error is two lines, `PROGRAM: error: CAUSE [CODE]` and `PROGRAM: hint: WHAT TO DO`, and a non-zero exit code.
@@ -71,7 +74,9 @@ def _entries_of(tree: ast.Module) -> Iterator[Entry]:
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         values = [*call.args, *(keyword.value for keyword in call.keywords)]
         for at, value in enumerate(values):
-            if isinstance(value, ast.Constant) and isinstance(value.value, str) and CODE.fullmatch(value.value):
+            if not (isinstance(value, ast.Constant) and isinstance(value.value, str)):
+                continue
+            if CODE.fullmatch(value.value) or (name in BLAME and at == 0 and WORD.fullmatch(value.value)):
                 texts = [_text(argument) for argument in values[at + 1 :]]
                 cause, hint = (*[text for text in texts if text is not None], "", "")[:2]
                 error = name if name in BLAME else _maker(tree, name)

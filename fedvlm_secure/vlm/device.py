@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 _TRIED_ROWS, _TRIED_WIDTH = 4, 8
+_FAULTS = ("CUDA error", "HIP error", "MPS backend")
+"""How torch's text begins for a fault of device or driver; only some of these have a type of their own."""
 
 
 def prepare_device(asked: str) -> torch.device:
@@ -81,8 +83,9 @@ def device_faults(device: torch.device) -> Iterator[None]:
             f"{device} has too little memory: {_first_sentences(error)}",
             "under dp_sgd lower microbatch in node.yaml; end other work on the device, or use another one",
         ) from error
-    except (NotImplementedError, _accelerator_error()) as error:
-        if device.type == "cpu":
+    except RuntimeError as error:
+        of_device = isinstance(error, NotImplementedError) or str(error).startswith(_FAULTS)
+        if device.type == "cpu" or not of_device:
             raise
         raise ModelError(
             "DEVICE_FAILED",
@@ -111,14 +114,6 @@ def _unusable(asked: str, reason: str) -> PolicyError:
     return PolicyError(
         "DEVICE", f"device: {asked} is there and does not work: {reason}", "look at its driver, or use device: cpu"
     )
-
-
-def _accelerator_error() -> type[BaseException]:
-    """What torch raises for a fault of the device; 2.7 and older have no type of its own for it."""
-    import torch
-
-    found: type[BaseException] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
-    return found
 
 
 def _first_sentences(error: BaseException) -> str:

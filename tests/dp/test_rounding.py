@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedvlm_secure.dp import rounding
-from fedvlm_secure.dp.rounding import IntegerClip, box_sum, decode, grid_steps_for, round_rows
+from fedvlm_secure.dp.rounding import IntegerClip, add_rounded_rows, box_sum, decode, grid_steps_for, round_rows
 from fedvlm_secure.errors import ModelError
 from fedvlm_secure.types import Secret
 
@@ -29,6 +29,45 @@ def test_no_integer_row_is_longer_than_the_integer_clip(rows: np.ndarray, clip_n
     rounded = round_rows(rows, clip, KEY)
     assert rounded.dtype == np.int64
     assert all(sum(int(v) ** 2 for v in row) <= clip.squared for row in rounded)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=arrays.arrays(np.float32, (3, 40), elements=st.floats(-(2.0**127), 2.0**127, width=32)),
+    clip_norm=st.floats(1e-30, 1e30),
+    grid_steps=st.integers(1, 1 << 16),
+)
+def test_norm_holds_for_float32_rows_of_any_size(rows: np.ndarray, clip_norm: float, grid_steps: int) -> None:
+    clip = IntegerClip(clip_norm, grid_steps, 40)
+    exact = rows.astype(np.float64)
+    norms = np.linalg.norm(exact, axis=1, keepdims=True)
+    wanted = exact / np.maximum(norms / clip_norm, 1) * (grid_steps / clip_norm)
+    rounded = round_rows(rows, clip, KEY)
+    assert (np.einsum("ij,ij->i", rounded, rounded) <= clip.squared).all()
+    assert np.abs(rounded - wanted).max() < 1.001 + grid_steps * 1e-6
+
+
+@pytest.mark.parametrize("grid_steps", [1 << 11, 1 << 14, 1 << 15, 1 << 20])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_long_row_is_rounded_to_a_neighbour_in_every_place(grid_steps: int, dtype: type) -> None:
+    d = 150_001  # several pieces, the last one odd
+    row = np.random.default_rng(4).normal(size=d) * 0.5 / math.sqrt(d)
+    row[::1000] *= 30
+    rounded = round_rows(row.astype(dtype)[None], IntegerClip(1.0, grid_steps, d), KEY)[0]
+    exact = row * grid_steps
+    error = rounded - exact
+    assert np.abs(error).max() < 1.001 + grid_steps * 1e-6
+    assert abs(error.mean()) < 5 * 0.5 / math.sqrt(d)
+    share_up = np.count_nonzero(rounded > exact) / d
+    assert 0.45 < share_up < 0.55
+
+
+def test_adding_rounded_rows_is_the_sum_of_the_rounded_rows() -> None:
+    clip = IntegerClip(1.0, 1 << 10, 70_000)
+    rows = (np.random.default_rng(5).normal(size=(7, 70_000)) * 0.01).astype(np.float32)
+    total = np.arange(70_000, dtype=np.int64)
+    add_rounded_rows(total, rows, clip, KEY)
+    np.testing.assert_array_equal(total - np.arange(70_000), round_rows(rows, clip, KEY).sum(axis=0))
 
 
 def test_norm_holds_even_when_every_drawing_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:

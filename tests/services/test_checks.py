@@ -23,12 +23,13 @@ from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
 from fedvlm_secure.dp import discrete_gaussian
-from fedvlm_secure.errors import ModelError
+from fedvlm_secure.errors import ModelError, PolicyError
 from fedvlm_secure.he import cipher
 from fedvlm_secure.policy.derive import derive
 from fedvlm_secure.policy.loading import load_policy
 from fedvlm_secure.policy.node_config import NodeConfig, load_node_config
 from fedvlm_secure.simulate.memory import ShakeEntropy
+from node import hospital
 from node.doctor import examine
 from node.doctor_machine import look_at_clock, look_at_device, look_at_step
 from node.doctor_network import look_at_proxy, look_at_tls
@@ -217,25 +218,53 @@ def test_doctor_sees_a_clock_that_was_set_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "seen", "verdict"),
+    ("asked", "seen", "verdict", "used"),
     [
-        ("cpu", 0, "ok"),
-        ("cpu", 2, "warning"),
-        ("cuda", 0, "wrong"),
-        ("cuda", 1, "ok"),
-        ("cuda:1", 1, "wrong"),
-        ("auto", 0, "ok"),
+        ("cpu", 0, "ok", "cpu"),
+        ("cpu", 2, "warning", "cpu"),
+        ("cuda", 1, "ok", "cuda:0"),
+        ("cuda:1", 2, "ok", "cuda:1"),
+        ("auto", 0, "ok", "cpu"),
+        ("auto", 1, "ok", "cuda:0"),
     ],
 )
-def test_doctor_compares_the_device_asked_for_with_those_there(
-    monkeypatch: pytest.MonkeyPatch, asked: str, seen: int, verdict: str
+def test_doctor_says_which_device_trains_and_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, asked: str, seen: int, verdict: str, used: str
 ) -> None:
+    pretend_cards(monkeypatch, seen)
+    finding = look_at_device(asked)
+    assert finding.verdict == verdict
+    assert f"sees {seen} CUDA devices" in finding.text and f"trains on {used}" in finding.text
+    assert ("Pretended, 3.0 of 80.0 GiB free" in finding.text) == used.startswith("cuda")
+
+
+def pretend_cards(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
     import torch
+
+    from fedvlm_secure.vlm import device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: seen > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
-    finding = look_at_device(asked)
-    assert finding.verdict == verdict and f"{seen} CUDA devices" in finding.text
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Pretended")
+    monkeypatch.setattr(device, "_try", lambda *_: None)
+
+
+def test_a_device_that_is_not_there_is_found_before_any_data_is_read(
+    monkeypatch: pytest.MonkeyPatch, config_path: Path
+) -> None:
+    pretend_cards(monkeypatch, 1)
+    monkeypatch.setattr(hospital, "load_data", lambda *_: pytest.fail("data was read"))
+    config = load_node_config(config_path).model_copy(update={"device": "cuda:1"})
+    policy = load_policy(POLICIES / "fedavg.yaml")
+    with pytest.raises(PolicyError) as caught:
+        run_preflight(policy, config, clock=SteadyClock(), entropy=ShakeEntropy(0, "preflight"))
+    assert caught.value.code == "DEVICE" and "device: cpu" in caught.value.hint
+    with pytest.raises(PolicyError) as caught:
+        hospital.build_training(policy, config)  # what `serve` begins with
+    assert caught.value.code == "DEVICE"
+    findings = found(config, datetime.now(UTC))
+    assert findings["device"].verdict == "wrong" and "[DEVICE]" in findings["device"].text
 
 
 def test_doctor_goes_on_after_what_is_broken(config_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fedvlm_secure.errors import DataError, ModelError
+from fedvlm_secure.train import session as session_module
 from fedvlm_secure.train.session import LocalTraining, Tuning, sampled
 from fedvlm_secure.train.settings import LocalSettings
 from fedvlm_secure.vlm.adapters import LoraSettings
@@ -124,3 +127,18 @@ def test_export_writes_adapter_and_connector(tmp_path: Path) -> None:
     member = session()
     names = {path.name for path in member.export(np.zeros(member.layout.dimension, np.float32), tmp_path / "out")}
     assert {"adapter_config.json", "adapter_model.safetensors", "connector.safetensors"} <= names
+
+
+@pytest.mark.parametrize("part", ["train_plain", "score_rows"])
+def test_memory_that_runs_out_in_a_round_is_one_error_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has less")
+
+    monkeypatch.setattr(session_module, part, full)
+    one = session()
+    state = np.zeros(one.layout.dimension, np.float32)
+    with pytest.raises(ModelError) as caught:
+        _ = one.train(1, state) if part == "train_plain" else one.evaluate(state)
+    assert caught.value.code == "DEVICE_MEMORY" and "2.00 GiB" in caught.value.cause
