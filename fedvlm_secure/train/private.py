@@ -132,11 +132,12 @@ def clipped_sum(
     """
     total: Int64Vector = np.zeros(clip.dimension, dtype=np.int64)
     for chunk in in_chunks(drawn, microbatch):
-        matrix = gradients.of([rows[number] for number in np.concatenate(chunk)])
-        if resting is not None:
-            matrix[:, resting] = 0.0
-        means = patient_means(matrix, [len(numbers) for numbers in chunk])
-        add_rounded_rows(total, means, clip, Secret(entropy.bytes(KEY_BYTES)))
+        chosen, counts = [rows[number] for number in np.concatenate(chunk)], [len(numbers) for numbers in chunk]
+        for matrix, patients in gradients.pieces(chosen, counts):
+            if resting is not None:
+                matrix[:, resting] = 0.0
+            means = patient_means(matrix, patients)
+            add_rounded_rows(total, means, clip, Secret(entropy.bytes(KEY_BYTES)))
     return total
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 RowMatrix = NDArray[np.float32]
+_PIECE_BYTES = 4 << 20
 GradSampler = Callable[[Any, "list[torch.Tensor]", "torch.Tensor"], "dict[Any, torch.Tensor]"]
 
 
@@ -57,7 +58,7 @@ class RowGradients:
     def __init__(self, loss: RowLoss) -> None:
         self._loss, self._tuned = loss, loss.tuned
         self._hooks: Any = None
-        self._matrix: RowMatrix = np.empty((0, self._tuned.layout.dimension), dtype=np.float32)
+        self._piece: RowMatrix = np.empty((0, self._tuned.layout.dimension), dtype=np.float32)
 
     def __enter__(self) -> RowGradients:
         refuse_stale(self._tuned)
@@ -83,37 +84,63 @@ class RowGradients:
     def of(self, rows: Sequence[Row]) -> RowMatrix:
         """Gradients at the model's present state, in the order of the layout.
 
-        Memory: rows * d * 4 bytes on the model's device and as much on the CPU, beside the activations of one forward
-        pass.
-
         Args:
             rows: at least one.
 
         Returns:
-            float32 [rows, d] on the CPU; the caller may change it. Valid until the next call, which writes over it:
-            fresh memory for every step would cost as much as the clip.
+            float32 [rows, d], on the CPU.
 
         Raises:
             ModelError: DP_ROWS_MIXED with the tensor's name, where a layer's first dimension is not the row.
         """
+        return np.concatenate(self._samples(rows), axis=1)
+
+    def pieces(self, rows: Sequence[Row], counts: Sequence[int]) -> Iterator[tuple[RowMatrix, tuple[int, ...]]]:
+        """The same gradients, some patients at a time: a piece stays in cache while it is clipped and rounded.
+
+        Memory: rows * d * 4 bytes (where the model is not on the CPU, there and here), the activations of one forward
+        pass, and one piece.
+
+        Args:
+            rows: at least one, those of a patient together.
+            counts: rows of each patient; they add up to len(rows).
+
+        Yields:
+            float32 [rows of some patients, d], the caller's to change until the next piece; and the counts of these.
+
+        Raises:
+            ModelError: as `of`.
+        """
+        samples, dimension = self._samples(rows), self._tuned.layout.dimension
+        first = 0
+        for patients in in_pieces(counts, max(1, _PIECE_BYTES // (4 * dimension))):
+            last = first + sum(patients)
+            if len(self._piece) < last - first:
+                self._piece = np.empty((last - first, dimension), dtype=np.float32)
+            piece: RowMatrix = self._piece[: last - first]
+            for (_, span), sample in zip(self._tuned.layout.spans(), samples, strict=True):
+                piece[:, span] = sample[first:last]
+            yield piece, patients
+            first = last
+
+    def _samples(self, rows: Sequence[Row]) -> list[RowMatrix]:
+        """Of each trainable tensor in turn: float32 [rows, values], on the CPU."""
         with warnings.catch_warnings():
             # Of a first trained layer whose input needs no gradient; the hook uses outputs alone.
             warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
             self._loss(rows).backward()  # type: ignore[no-untyped-call]
-        if len(self._matrix) < len(rows):
-            self._matrix = np.empty((len(rows), self._tuned.layout.dimension), dtype=np.float32)
-        matrix: RowMatrix = self._matrix[: len(rows)]
-        for (slot, span), parameter in zip(self._tuned.layout.spans(), self._tuned.trainable, strict=True):
+        samples = []
+        for slot, parameter in zip(self._tuned.layout.slots, self._tuned.trainable, strict=True):
             sample = parameter.grad_sample
             if not hasattr(sample, "shape") or tuple(sample.shape) != (len(rows), *slot.shape):
                 raise _mixed(slot.name)
-            matrix[:, span] = sample.detach().to("cpu").numpy().reshape(len(rows), -1)
+            samples.append(sample.detach().to("cpu").numpy().reshape(len(rows), -1))
             parameter.grad_sample = parameter.grad = None
-        return matrix
+        return samples
 
     def _forget(self) -> None:
         """No un-noised gradient and no activation stays here or on the model."""
-        self._matrix = self._matrix[:0].copy()
+        self._piece = self._piece[:0].copy()
         for parameter in self._tuned.model.parameters():
             parameter.grad = None
             for name in ("grad_sample", "_current_grad_sample", "_forward_counter"):
@@ -152,6 +179,18 @@ def _keeping(sampler: GradSampler) -> GradSampler:
         return left
 
     return sample
+
+
+def in_pieces(counts: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:
+    """Cut patients, given by their rows, into pieces of at most `most` rows; a patient with more is one by itself."""
+    piece: list[int] = []
+    for count in counts:
+        if piece and sum(piece) + count > most:
+            yield tuple(piece)
+            piece = []
+        piece.append(count)
+    if piece:
+        yield tuple(piece)
 
 
 def refuse_stale(tuned: TunedModel) -> None:

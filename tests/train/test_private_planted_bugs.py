@@ -40,11 +40,11 @@ def tuned() -> TunedModel:
 def gradients_of(tuned: TunedModel, row: Callable[[Row], Float64Vector]) -> Iterator[None]:
     """Rows with gradients that the audit has chosen, so that an audit takes no forward pass."""
 
-    def chosen(_: RowGradients, rows: Sequence[Row]) -> NDArray[np.float32]:
-        return np.stack([row(one) for one in rows]).astype(np.float32)
+    def chosen(_: RowGradients, rows: Sequence[Row], counts: Sequence[int]) -> Iterator[Any]:
+        yield np.stack([row(one) for one in rows]).astype(np.float32), counts
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RowGradients, "of", chosen)
+        patch.setattr(RowGradients, "pieces", chosen)
         yield
 
 
