@@ -15,11 +15,15 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 _NAME = "pretended"
+HOOK = "_setup_privateuseone_for_python_backend"
+CAN_PRETEND = hasattr(backend_registration, HOOK)
+"""Older torch has no such hook."""
+
 _aten = torch.ops.aten
 _CHANGES_OF_PLACE = {_aten.to.device, _aten.to.dtype_layout, _aten._to_copy.default}
 _MOVES = {_aten.copy_.default, *_CHANGES_OF_PLACE}
@@ -30,7 +34,7 @@ _INDEXED = {_aten.index.Tensor, _aten.index_put_.default, _aten.index_put.defaul
 @cache
 def pretend_device() -> str:
     """Register the device, once a process, and name it."""
-    _setup_privateuseone_for_python_backend(_NAME)
+    getattr(backend_registration, HOOK)(_NAME)
     return f"{_NAME}:0"
 
 
