@@ -355,9 +355,9 @@ class AggregatorRun:
         memory = self._own.memory
         acked = set(memory.result_acks)
         if len(acked) < memory.manifest.threshold:
-            late = now_s - self._phase_s >= self._own.policy.cohort.deadline  # who missed the plan never acknowledges
-            hoped_for = self._hoped_for(memory.survivors if late else memory.manifest.nodes, now_s)
-            if len(acked | hoped_for) >= memory.manifest.threshold:
+            others = set(memory.manifest.nodes) - set(memory.survivors)  # who missed the plan can never acknowledge
+            mute = {node for node in others if self._presence.had_time(node, now_s, self._phase_s)}
+            if len(acked | self._hoped_for(memory.manifest.nodes, now_s) - mute) >= memory.manifest.threshold:
                 return None
             return self._abort("NOT_CERTIFIED", "too few hospitals acknowledged the result", "the last model is kept")
         self._certified_s = now_s if self._certified_s is None else self._certified_s
