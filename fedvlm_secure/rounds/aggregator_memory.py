@@ -143,6 +143,11 @@ class AggregatorMemory(JournalRecords):
         return self.record(EpochReady, "ready")
 
     @property
+    def last_ready(self) -> EpochReady | None:
+        """Of the epoch before the one that is open, with the same members; None if there was none."""
+        return self.record(EpochReady, "last-ready")
+
+    @property
     def adverts(self) -> dict[NodeId, KeyAdvert]:
         return self._by_node(KeyAdvert, "advert/")
 

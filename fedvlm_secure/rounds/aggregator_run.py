@@ -213,11 +213,11 @@ class AggregatorRun:
         return (*(ToNode(node, m) for m in out), *self._catch_up(node), *phase_messages(memory, self._round, [node]))
 
     def _rekey_catch_up(self, node: NodeId) -> Outbox:
-        """A node that missed the closing before an epoch has to close that round before it can open the epoch."""
-        certificate = self._own.memory.certificate
+        """A node that missed the closing before an epoch, or all of the last one, closes it before it can open this."""
+        certificate, last_ready = self._own.memory.certificate, self._own.memory.last_ready
         if certificate is None or self._greeted[node].run_hash != bytes(certificate.run_hash):
             return ()
-        return self._catch_up(node)
+        return (*(ToNode(node, ready) for ready in (last_ready,) if ready is not None), *self._catch_up(node))
 
     def _catch_up(self, node: NodeId) -> Outbox:
         memory = self._own.memory
@@ -355,11 +355,12 @@ class AggregatorRun:
         memory = self._own.memory
         acked = set(memory.result_acks)
         if len(acked) < memory.manifest.threshold:
-            if len(acked | self._hoped_for(memory.manifest.nodes, now_s)) >= memory.manifest.threshold:
+            others = set(memory.manifest.nodes) - set(memory.survivors)  # who missed the plan can never acknowledge
+            mute = {node for node in others if self._presence.had_time(node, now_s, self._phase_s)}
+            if len(acked | self._hoped_for(memory.manifest.nodes, now_s) - mute) >= memory.manifest.threshold:
                 return None
             return self._abort("NOT_CERTIFIED", "too few hospitals acknowledged the result", "the last model is kept")
-        if self._certified_s is None:
-            self._certified_s = now_s
+        self._certified_s = now_s if self._certified_s is None else self._certified_s
         waiting = [n for n in memory.survivors if self._presence.is_connected(n) and n not in acked]
         if waiting and now_s - self._certified_s < RECONNECT_S:
             return None
@@ -392,7 +393,6 @@ class AggregatorRun:
         return (*behind, *self._broadcast())
 
     def _abort(self, code: str, cause: str, hint: str) -> Outbox:
-        memory = self._own.memory
         abort = abort_message(code, cause, hint)
-        memory.commit({"abort": abort, "phase": Phase.ABORTED.encode()})
+        self._own.memory.commit({"abort": abort, "phase": Phase.ABORTED.encode()})
         return tuple(ToNode(node, abort) for node in sorted(self._greeted))

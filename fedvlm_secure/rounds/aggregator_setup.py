@@ -149,7 +149,8 @@ class AggregatorSetup:
         memory = self.own.memory
         opened = memory.opened
         epoch = 0 if opened is None else opened.epoch + 1
-        self._open(memory.manifest, epoch=epoch, first_round=memory.closing.round + 1, puts={})
+        puts = {} if memory.ready is None else {"last-ready": memory.ready}
+        self._open(memory.manifest, epoch=epoch, first_round=memory.closing.round + 1, puts=puts)
 
     def _open(
         self,

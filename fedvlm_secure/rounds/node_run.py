@@ -12,6 +12,7 @@ from fedvlm_secure.rounds.node_memory import ROUND_KEYS, RUN_SECRETS, encode_roo
 from fedvlm_secure.rounds.node_round import NodeRound
 from fedvlm_secure.rounds.node_self import NodeSelf
 from fedvlm_secure.rounds.node_setup import NodeSetup
+from fedvlm_secure.rounds.overtaking import Overtaken
 from fedvlm_secure.rounds.participation import with_set
 from fedvlm_secure.rounds.states import state_in
 from fedvlm_secure.rounds.terms import cohort_of
@@ -52,13 +53,14 @@ class NodeRun:
         self._setup = NodeSetup(own)
         self._he = NodeHe(own)
         self._round = NodeRound(own, self._is_training, self._he)
+        self._overtaken = Overtaken(own.memory)
         self._training_round: int | None = None
 
     def _is_training(self, round_number: int) -> bool:
         return self._training_round == round_number
 
     def hello(self) -> Hello:
-        """The first message on every connection."""
+        """The first message on every connection, and again once a message can be taken that came too early."""
         return self._own.hello()
 
     @property
@@ -75,11 +77,15 @@ class NodeRun:
         Raises:
             PeerViolation: the message breaks the protocol; nothing was released and the journal is as before.
         """
-        actions = self._dispatch(message, attachment)
+        try:
+            actions = self._dispatch(message, attachment)
+        except PeerViolation:
+            self._overtaken.refused(message)
+            raise
         for action in actions:
             if isinstance(action, Train):
                 self._training_round = action.round
-        return actions
+        return (*actions, Send(self.hello())) if self._overtaken.ask_again() else actions
 
     def _dispatch(self, message: AggregatorMessage, attachment: StoredVector | None) -> tuple[NodeAction, ...]:
         match message:

@@ -20,10 +20,11 @@ class Presence:
         self._deadline_s = deadline_s
         self._heard_s = dict.fromkeys(nodes, now_s)
         self._gone_s: dict[NodeId, float] = dict.fromkeys(self._heard_s, now_s)
+        self._connected_s = dict(self._heard_s)
 
     def connected(self, node: NodeId, now_s: float) -> None:
         self._gone_s.pop(node, None)
-        self._heard_s[node] = now_s
+        self._heard_s[node] = self._connected_s[node] = now_s
 
     def disconnected(self, node: NodeId, now_s: float) -> None:
         self._gone_s.setdefault(node, now_s)
@@ -65,6 +66,11 @@ class Presence:
         """
         in_phase_s = now_s - phase_s
         return {node for node in nodes if min(self.silence_s(node, now_s), in_phase_s) < self._deadline_s}
+
+    def had_time(self, node: NodeId, now_s: float, phase_s: float) -> bool:
+        """Whether a node was connected for the whole deadline since it was told what a phase asks of it."""
+        since_s = max(phase_s, self._connected_s.get(node, phase_s))
+        return self.is_connected(node) and now_s - since_s >= self._deadline_s
 
     def silence_s(self, node: NodeId, now_s: float) -> float:
         """Seconds since the node was last heard of."""

@@ -58,10 +58,10 @@ class Witness:
             case ResultAck():
                 closed = message.result_hash + message.state_hash
                 self._once("one closing per round", node, message.run_hash, message.round, said=closed)
-                self._forward(node, message.run_hash, message.round)
+                self._forward(node)
             case VoidAck():
                 self._once("one closing per round", node, message.run_hash, message.round, said=b"void")
-                self._forward(node, message.run_hash, message.round)
+                self._forward(node)
             case Result():
                 self._once("one model per round", message.run_hash, message.round, said=message.state_hash)
             case SurvivorSet():
@@ -78,10 +78,14 @@ class Witness:
         statements.add(bytes(said))
         assert len(statements) == 1, f"{promise}: broken by {key}"
 
-    def _forward(self, node: NodeId, run_hash: Digest, closed: int) -> None:
-        before = self.last_closed.get((node, run_hash), -1)
+    def _forward(self, node: NodeId) -> None:
+        """By its journal: of two acknowledgements the later one may arrive first."""
+        memory = self._federation.nodes[node].own.memory
+        closed = -1 if memory.closing is None else memory.closing.round
+        key = (node, memory.manifest.run_hash)
+        before = self.last_closed.get(key, -1)
         assert closed >= before, f"{node} went back from round {before} to {closed}"
-        self.last_closed[(node, run_hash)] = closed
+        self.last_closed[key] = closed
 
     def check_end(self, federation: Federation) -> None:
         """What must hold when a run is over, well or cleanly aborted."""
