@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import queue
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,7 +148,8 @@ def test_a_message_beyond_the_cap_never_reaches_the_service(consortium: Consorti
 
 
 def test_a_node_cannot_hold_more_than_its_share_of_calls(channel: grpc.Channel, server: RunningServer) -> None:
-    started = [channel.stream_stream(UPLOAD, None, None)(_bundle_then_nothing()) for _ in range(6)]
+    over = threading.Event()
+    started = [channel.stream_stream(UPLOAD, None, None)(_bundle_then_nothing(over)) for _ in range(6)]
     for call in started:
         next(call)
     with pytest.raises(grpc.RpcError) as caught:
@@ -155,11 +157,12 @@ def test_a_node_cannot_hold_more_than_its_share_of_calls(channel: grpc.Channel, 
     assert refusal(caught.value)[0] == "TOO_MANY_CALLS"
     for call in started:
         call.cancel()
+    over.set()
 
 
-def _bundle_then_nothing() -> Iterator[bytes]:
+def _bundle_then_nothing(over: threading.Event) -> Iterator[bytes]:
     yield _bundle()
-    queue.Queue[bytes]().get(timeout=20)
+    over.wait(20)
 
 
 def test_the_newer_of_two_uploads_goes_on_and_the_older_writes_no_more(
