@@ -129,7 +129,8 @@ def _round(chain: AuditChain, start: Start, summary: Mapping[str, Any]) -> Round
     spending = None
     if terms is not None:
         earlier = charged_so_far([one.spending for one in chain.rounds])
-        spending = round_spending(terms, earlier, planned_event(terms, int(summary["round"]) + 1), None)
+        planned = planned_event(terms, int(summary["round"]) + 1)
+        spending = round_spending(terms, earlier, planned, None, None if survivors is None else len(survivors))
     tasks: Mapping[str, Any] = {} if void else summary.get("tasks", {})
     released: Mapping[str, Any] = {} if void else summary.get("released", {})
     return Round(

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.policy.explain import Explanation, explain
 from fedvlm_secure.policy.node_config import NodeConfig, load_node_config
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.privacy import PatientPrivacy
 from fedvlm_secure.policy.projection import Projection, project
 from fedvlm_secure.policy.schema import Policy
 from node.ledger import Ledger
@@ -82,7 +82,7 @@ def approval_view(policy: Policy, nodes: int, config: NodeConfig | None, wall_s:
 
 def _here(policy: Policy, config: NodeConfig | None, wall_s: WallClock) -> tuple[str, ...]:
     privacy = policy.privacy
-    if not isinstance(privacy, DpSgd):
+    if not isinstance(privacy, PatientPrivacy):
         return ()
     if config is None:
         return (UNKNOWN_MODEL,)

@@ -163,11 +163,13 @@ class NodeAuditLog:
     def _round(self, chain: AuditChain, start: Start, closing: Closing, message: AggregatorMessage | None) -> Round:
         """The next round on record: the one just closed, or one that this node only heard of later."""
         number = len(chain.rounds)
-        spending = None if start.privacy is None else self._spending(chain, start.privacy, number)
         latest = number == closing.round
         result = message if isinstance(message, Result) and latest and message.round == number else None
         void = isinstance(self._memory.ack, VoidAck) and latest
         isolated = self._memory.isolated(number) if number >= self._memory.manifest.start_round else None
+        spending = None
+        if start.privacy is not None:
+            spending = self._spending(chain, start.privacy, number, None if result is None else len(result.survivors))
         if result is None and not void:
             return _missed(number, closing if latest else None, spending, isolated)
         before = chain.rounds[-1].model_after if chain.rounds else start.model
@@ -188,11 +190,12 @@ class NodeAuditLog:
             isolated=isolated,
         )
 
-    def _spending(self, chain: AuditChain, terms: PrivacyTerms, number: int) -> Spending | None:
+    def _spending(self, chain: AuditChain, terms: PrivacyTerms, number: int, survivors: int | None) -> Spending | None:
         if self._purse is None:
             return None
         facts = self._purse.at_round(self._memory.manifest.run_hash, number)
-        return round_spending(terms, charged_so_far([one.spending for one in chain.rounds]), facts.round_event, facts)
+        earlier = charged_so_far([one.spending for one in chain.rounds])
+        return round_spending(terms, earlier, facts.round_event, facts, survivors)
 
 
 def _missed(

@@ -11,7 +11,7 @@ from cryptography import x509
 from fedvlm_secure.errors import FedvlmError
 from fedvlm_secure.he.cipher import require_library
 from fedvlm_secure.policy.node_config import NodeConfig
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.privacy import PatientPrivacy
 from fedvlm_secure.policy.private_file import read_file
 from fedvlm_secure.policy.projection import project
 from fedvlm_secure.policy.roster import load_roster
@@ -121,7 +121,7 @@ def _data(policy: Policy, config: NodeConfig) -> Finding:
 
 def _budget(policy: Policy, config: NodeConfig, now: datetime) -> Finding:
     projection = project(policy)
-    if projection is None or not isinstance(policy.privacy, DpSgd):
+    if projection is None or not isinstance(policy.privacy, PatientPrivacy):
         return Finding("budget", "ok", "the policy has no mechanism: the run will be marked, not charged")
     ledger = Ledger(ledger_paths(config.state, config.ledger_anchor), lambda: int(now.timestamp()))
     purse = ledger.balance(config.population)

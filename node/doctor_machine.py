@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedvlm_secure.dp.discrete_gaussian import DiscreteGaussian
+from fedvlm_secure.dp.streams import KEY_BYTES
 from fedvlm_secure.policy.node_config import NodeConfig
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.noise_shares import noise_of
+from fedvlm_secure.policy.privacy import Distributed, PatientPrivacy
 from fedvlm_secure.policy.private_release import resolve_noise_multiplier
 from fedvlm_secure.policy.schema import Policy
-from fedvlm_secure.types import Entropy, Secret
+from fedvlm_secure.rounds.noised_sum import noised_part
+from fedvlm_secure.types import Entropy, Float32Vector, Int64Vector, Secret
 from node.finding import Finding
 from node.hospital import build_training, with_mechanism
 from node.preflight import one_step
+
+if TYPE_CHECKING:
+    from fedvlm_secure.train.session import LocalTraining
 
 CLOCK_TOLERANCE_S = 300
 NOBODY = 1e-9
@@ -67,7 +75,7 @@ def look_at_step(policy: Policy, config: NodeConfig, entropy: Entropy) -> Findin
     d = training.layout.dimension
     start = np.zeros(d, dtype=np.float32)
     privacy = policy.privacy
-    if not isinstance(privacy, DpSgd):
+    if not isinstance(privacy, PatientPrivacy):
         moved = np.count_nonzero(training.train(1, start).update)
         hint = "" if moved else "check strategy, base and device"
         return Finding(
@@ -79,9 +87,8 @@ def look_at_step(policy: Policy, config: NodeConfig, entropy: Entropy) -> Findin
     multiplier = resolve_noise_multiplier(policy, d)
     real = one_step(policy, multiplier)
     with_mechanism(real, config, training, entropy).train(1, start)  # admits the model, guards rows and tensors
-    empty = real.model_copy(update={"privacy": privacy.model_copy(update=_nobody(multiplier))})
-    noise_only = with_mechanism(empty, config, training, entropy).train(1, start).update
-    share, spread = np.count_nonzero(noise_only) / d, _spread(privacy, multiplier, d, entropy)
+    noise_only = _noise_alone(real, config, training, entropy)
+    share, spread = np.count_nonzero(noise_only) / d, _spread(policy, privacy, multiplier, d, entropy)
     text = (
         f"a row's gradient is its own; noise alone moves {share:.1%} of {d} values; its spread is {spread:.3f} of what "
         f"is accounted for; on {training.tuned.model.device}"
@@ -91,19 +98,24 @@ def look_at_step(policy: Policy, config: NodeConfig, entropy: Entropy) -> Findin
     return Finding("step", "ok", text)
 
 
-def _nobody(multiplier: float) -> dict[str, object]:
-    return {"sampling_rate": NOBODY, "steps_per_round": 1, "noise_multiplier": multiplier}
+def _noise_alone(
+    policy: Policy, config: NodeConfig, training: LocalTraining, entropy: Entropy
+) -> Float32Vector | Int64Vector:
+    """What a step of this policy, whose multiplier is a number, moves when it draws nobody: [d]."""
+    privacy, d = policy.privacy, training.layout.dimension
+    nobody = privacy.model_copy(update={"sampling_rate": NOBODY})
+    start = np.zeros(d, dtype=np.float32)
+    done = with_mechanism(policy.model_copy(update={"privacy": nobody}), config, training, entropy).train(1, start)
+    if not isinstance(privacy, Distributed):
+        return done.update
+    multiplier = resolve_noise_multiplier(policy, d)
+    key = Secret(entropy.bytes(KEY_BYTES))
+    return noised_part(policy, privacy, done.integers, multiplier=multiplier, dimension=d, key=key)
 
 
-def _spread(privacy: DpSgd, multiplier: float, dimension: int, entropy: Entropy) -> float:
+def _spread(policy: Policy, privacy: PatientPrivacy, multiplier: float, dimension: int, entropy: Entropy) -> float:
     """Measured over accounted standard deviation of one step's noise."""
-    from fedvlm_secure.dp.discrete_gaussian import DiscreteGaussian
-    from fedvlm_secure.dp.rounding import IntegerClip, grid_steps_for
-    from fedvlm_secure.dp.shared_noise import shared_noise
-    from fedvlm_secure.dp.streams import KEY_BYTES
-
-    clip = IntegerClip(privacy.clip_norm, grid_steps_for(dimension), dimension)
-    variance = shared_noise(multiplier, clip.squared, 1, dimension).share_variance
+    variance = noise_of(policy, privacy, multiplier, dimension).share_variance
     drawn = np.zeros(dimension, dtype=np.int64)
     DiscreteGaussian(variance).add_to(drawn, Secret(entropy.bytes(KEY_BYTES)))
     return float(np.sqrt(np.mean(drawn.astype(np.float64) ** 2) / variance))

@@ -17,7 +17,7 @@ from fedvlm_secure.policy.node_config import (
     PhantomSource,
     effective_limits,
 )
-from fedvlm_secure.policy.privacy import DpSgd, NoPrivacy
+from fedvlm_secure.policy.privacy import Distributed, NoPrivacy, PatientPrivacy
 from fedvlm_secure.policy.private_release import resolve_noise_multiplier
 from fedvlm_secure.policy.schema import DEFAULT_BATCH_SIZE, Policy
 from fedvlm_secure.types import Entropy
@@ -114,19 +114,19 @@ def _tuning(policy: Policy, config: NodeConfig, device: str) -> Tuning:
 def with_mechanism(
     policy: Policy, config: NodeConfig, training: LocalTraining, entropy: Entropy
 ) -> LocalTraining | NoisedTraining:
-    """The rounds that the policy's mechanism asks for: plain ones, or noised in every step.
+    """The rounds that the policy's mechanism asks for: plain ones, noised in every step, or one sum to be noised.
 
     Args:
-        entropy: of sampling, rounding and noise.
+        entropy: of sampling, rounding and the steps' noise.
 
     Raises:
         PolicyError: PATIENTS_MISMATCH, EPSILON_EXCEEDED, EPSILON_UNREACHABLE, MICROBATCH.
     """
-    from fedvlm_secure.train.noised import NoisedTraining, ScoreSchedule
+    from fedvlm_secure.train.noised import NoisedTraining, ScoreSchedule, SummedTraining
     from fedvlm_secure.train.private_settings import PrivateSettings
 
     privacy = policy.privacy
-    if not isinstance(privacy, DpSgd):
+    if not isinstance(privacy, PatientPrivacy):
         return training
     if config.node not in privacy.expected_patients:
         raise PolicyError(
@@ -154,7 +154,8 @@ def with_mechanism(
         microbatch=microbatch,
     )
     schedule = ScoreSchedule(policy.contract.tasks, lambda number: policy.releases_scores(number - 1))
-    return NoisedTraining(training, settings, entropy, schedule if policy.evaluation.is_noised else None)
+    kind = SummedTraining if isinstance(privacy, Distributed) else NoisedTraining
+    return kind(training, settings, entropy, schedule if policy.evaluation.is_noised else None)
 
 
 def load_data(policy: Policy, config: NodeConfig) -> HospitalData:

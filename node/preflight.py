@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from fedvlm_secure.dp.rounding import decode
 from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.he.cipher import require_library
 from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.loading import load_policy
 from fedvlm_secure.policy.node_config import NodeConfig
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.noise_shares import clip_of, expected_batch
+from fedvlm_secure.policy.privacy import Distributed, PatientPrivacy
 from fedvlm_secure.policy.private_release import resolve_noise_multiplier
 from fedvlm_secure.policy.projection import project
 from fedvlm_secure.policy.schema import Policy
@@ -21,6 +23,7 @@ from fedvlm_secure.ring.lanes import WORD_BYTES
 from fedvlm_secure.types import Clock, Entropy
 from node.approvals import approvals, approved_policy
 from node.hospital import build_training, with_mechanism
+from node.worker import Trained
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Preflight:
     """What was found; counts stay at this hospital.
 
     Attributes:
-        step_norm: L2 norm of one local step's update.
+        step_norm: L2 norm of one local step's update; under `distributed` of this hospital's part of the mean gradient,
+            before noise.
         epsilon: projected for the whole run, None without a mechanism.
         noise_ratio: this hospital's noise beside its clipped step.
     """
@@ -86,19 +90,27 @@ def run_preflight(policy: Policy, config: NodeConfig, *, clock: Clock, entropy: 
         test_rows=len(training.test_rows),
         train_patients=len({row.patient for row in training.train_rows}),
         test_patients=len({row.patient for row in training.test_rows}),
-        expected_patients=privacy.expected_patients[config.node] if isinstance(privacy, DpSgd) else None,
+        expected_patients=privacy.expected_patients[config.node] if isinstance(privacy, PatientPrivacy) else None,
         trained_values=d,
         upload_bytes=feasible.upload_words(d) * WORD_BYTES,
         step_seconds=round(clock.now_s() - start_s, 3),
-        step_norm=float(np.linalg.norm(done.update.astype(np.float64))),
+        step_norm=_step_norm(policy, done),
         epsilon=None if projection is None else projection.trajectory[-1][1],
         noise_ratio=None if projection is None else projection.ratios[config.node],
     )
 
 
+def _step_norm(policy: Policy, done: Trained) -> float:
+    privacy = policy.privacy
+    if done.integers is None or not isinstance(privacy, Distributed):
+        return float(np.linalg.norm(done.update.astype(np.float64)))
+    clip = clip_of(privacy, len(done.integers))
+    return float(np.linalg.norm(decode(done.integers, clip, expected_batch(privacy))))
+
+
 def one_step(policy: Policy, noise_multiplier: float | None = None) -> Policy:
     """The same policy with one local step a round, and with a given noise multiplier under a mechanism."""
-    if isinstance(policy.privacy, DpSgd):
+    if isinstance(policy.privacy, PatientPrivacy):
         changes: dict[str, object] = {"steps_per_round": 1}
         if noise_multiplier is not None:
             changes["noise_multiplier"] = noise_multiplier

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from fedvlm_secure.errors import FedvlmError
 from fedvlm_secure.rounds.actions import Evaluate, LocalUpdate, Train
-from fedvlm_secure.types import Clock, Float32Vector
+from fedvlm_secure.types import Clock, Float32Vector, Int64Vector
 from node.metrics import MetricsFile
 from node.traffic import SentBytes
 
@@ -69,6 +69,8 @@ class Trained(Protocol):
     def right(self) -> Mapping[str, int]: ...
     @property
     def wrong(self) -> Mapping[str, int]: ...
+    @property
+    def integers(self) -> Int64Vector | None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +164,7 @@ class Worker:
             total={task: score.total for task, score in counted.items()},
             right=done.right,
             wrong=done.wrong,
+            integers=done.integers,
         )
         return TrainingDone(action.round, update, None)
 

@@ -12,7 +12,7 @@ from fedvlm_secure.audit.folder import AuditedRun
 from fedvlm_secure.audit.isolation import isolations
 from fedvlm_secure.audit.record import Round, Start
 from fedvlm_secure.audit.report import page_environment, thin
-from fedvlm_secure.audit.standing import rounds_of, standings, start_of
+from fedvlm_secure.audit.standing import Standing, rounds_of, standings, start_of
 from fedvlm_secure.audit.utility import LABELS, Utility, utilities
 from fedvlm_secure.policy.private_file import write_public
 
@@ -74,6 +74,8 @@ def render(audited: AuditedRun, scores: Sequence[Utility]) -> str:
             everybody=everybody,
             hospitals=hospitals,
             costliest=max((one.epsilon for one in hospitals if one.epsilon is not None), default=None),
+            costliest_readers=max((one.readers for one in hospitals if one.readers is not None), default=None),
+            costliest_worst=_worst(hospitals),
             least_left=min((one.remaining for one in hospitals if one.remaining is not None), default=None),
             isolations=isolations(audited),
             unbounded=[one.party for one in hospitals if one.unbounded],
@@ -89,6 +91,12 @@ def render(audited: AuditedRun, scores: Sequence[Utility]) -> str:
             paper={"WIDTH": WIDTH, "HEIGHT": HEIGHT, "LEFT": LEFT, "RIGHT": RIGHT},
         )
     )
+
+
+def _worst(hospitals: Sequence[Standing]) -> float | None:
+    """The largest epsilon if every other party is dishonest; None where one of them has no bound."""
+    stated = [one.worst_case for one in hospitals if one.epsilon is not None]
+    return max((one for one in stated if one is not None), default=None) if None not in stated else None
 
 
 def _row(audited: AuditedRun, number: int) -> dict[str, Round]:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from fedvlm_secure.dp.accounting import Adjacency
 from fedvlm_secure.dp.events import Event
+from fedvlm_secure.dp.observers import Observers
 from fedvlm_secure.types import Digest
 
 
@@ -37,6 +38,23 @@ class ScoreFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShareFacts:
+    """Noise made in shares, under `distributed`.
+
+    Args:
+        makers: hospitals in every sum whose shares are counted on; the number of record rests on them.
+        readers: the same, where every hospital keeps its share to itself.
+        coalition: hospitals whose shares are not counted.
+        observers: one round's sum, as an event, by who looks on.
+    """
+
+    makers: int
+    readers: int
+    coalition: int
+    observers: Observers
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrivacyFacts:
     """A run's mechanism, the same in every round. Under `privacy: none` there is no such record (None stands for it).
 
@@ -49,7 +67,8 @@ class PrivacyFacts:
         clip_squared: c~^2, the integer clip in grid steps, squared.
         grid: value of one grid step.
         share_variance: variance of one noise share in grid steps squared.
-        guaranteed_variance: of the noise that is counted on, in grid steps squared (`dp_sgd`: the share itself).
+        guaranteed_variance: of the noise that is counted on, in grid steps squared (`dp_sgd`: the share itself;
+            `distributed`: as many shares as there are makers).
         noise_multiplier: z, as resolved by every party.
         sampling_rate: q in (0, 1].
         steps: noisy steps in one round.
@@ -61,12 +80,13 @@ class PrivacyFacts:
         noise_ratio_pooled: R over the cohort.
         random_source: where the noise comes from, in words.
         scores: noised releases beside the training, None where there are none.
+        shares: of noise that several hospitals make, None where each makes all of its own.
 
     Raises:
         ValueError: delta outside (0, 1).
     """
 
-    mechanism: Literal["dp_sgd"]
+    mechanism: Literal["dp_sgd", "distributed"]
     unit: str
     adjacency: Adjacency
     holds_against: str
@@ -86,6 +106,7 @@ class PrivacyFacts:
     noise_ratio_pooled: float
     random_source: str
     scores: ScoreFacts | None = None
+    shares: ShareFacts | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:

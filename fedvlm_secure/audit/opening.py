@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import fedvlm_secure
 from fedvlm_secure import canonical
-from fedvlm_secure.audit.facts import PrivacyFacts, ScoreFacts
+from fedvlm_secure.audit.facts import PrivacyFacts, ScoreFacts, ShareFacts
 from fedvlm_secure.audit.record import NO_PROTECTION, Sight, Start
 from fedvlm_secure.audit.spending import privacy_terms
 from fedvlm_secure.dp.accounting import epsilon
 from fedvlm_secure.dp.events import SelfComposed
-from fedvlm_secure.dp.rounding import IntegerClip, grid_steps_for
 from fedvlm_secure.dp.score_release import STEPS_PER_PATIENT, bound_squared, score_noise
-from fedvlm_secure.dp.shared_noise import shared_noise
-from fedvlm_secure.dp.signal import dp_sgd_ratio
 from fedvlm_secure.policy.explain import unprotected, visibility
 from fedvlm_secure.policy.hashing import policy_hash
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.noise_shares import clip_of, makers_of, noise_of, observers_in
+from fedvlm_secure.policy.privacy import PatientPrivacy
+from fedvlm_secure.policy.privacy_words import holds_against
 from fedvlm_secure.policy.private_release import one_release, resolve_score_multiplier, training_event
+from fedvlm_secure.policy.projection import signal_of
 from fedvlm_secure.policy.roster import Roster
-from fedvlm_secure.policy.schema import DeclaredWeights, Policy
+from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.types import Digest, NodeId, Secret
 
 BATCH_TIME = "how long each step on a randomly drawn batch took, for whoever measures a hospital's silence"
-HOLDS_AGAINST = "everybody: the aggregator, all other hospitals, and readers of the model"
 RANDOM_SOURCE = "exact discrete Gaussian from AES-256-CTR, keyed anew by the operating system's random source"
 NO_EMPIRICAL_AUDIT = "none was made of this run"
 
@@ -103,21 +101,20 @@ def start_record(
 def privacy_facts(policy: Policy, agreed: Agreed, node: NodeId | None) -> PrivacyFacts | None:
     """The mechanism with its resolved numbers; None under `privacy: none`."""
     privacy = policy.privacy
-    if not isinstance(privacy, DpSgd):
+    if not isinstance(privacy, PatientPrivacy):
         return None
-    steps, dimension = grid_steps_for(agreed.dimension), agreed.dimension
-    clip = IntegerClip(privacy.clip_norm, steps, dimension)
-    noise = shared_noise(agreed.noise_multiplier, clip.squared, 1, dimension)
-    batches = [privacy.sampling_rate * privacy.expected_patients[name] for name in agreed.nodes]
-    ratio = dp_sgd_ratio(agreed.noise_multiplier, dimension, batches, _weights(policy, agreed.nodes))
+    dimension = agreed.dimension
+    clip = clip_of(privacy, dimension)
+    noise = noise_of(policy, privacy, agreed.noise_multiplier, dimension)
+    ratio = signal_of(policy, privacy, agreed.nodes, agreed.noise_multiplier, dimension)
     return PrivacyFacts(
         mechanism=privacy.mechanism,
         unit="one patient at one hospital",
         adjacency=privacy.adjacency,
-        holds_against=HOLDS_AGAINST,
+        holds_against=holds_against(policy),
         clip_norm=privacy.clip_norm,
         clip_squared=clip.squared,
-        grid=privacy.clip_norm / steps,
+        grid=clip.grid,
         share_variance=noise.share_variance,
         guaranteed_variance=noise.guaranteed_variance,
         noise_multiplier=agreed.noise_multiplier,
@@ -131,7 +128,16 @@ def privacy_facts(policy: Policy, agreed: Agreed, node: NodeId | None) -> Privac
         noise_ratio_pooled=ratio.pooled,
         random_source=RANDOM_SOURCE,
         scores=score_facts(policy),
+        shares=_share_facts(policy, agreed),
     )
+
+
+def _share_facts(policy: Policy, agreed: Agreed) -> ShareFacts | None:
+    views = observers_in(policy, agreed.noise_multiplier, agreed.dimension)
+    if views is None:
+        return None
+    makers = makers_of(policy)
+    return ShareFacts(makers=makers.counted, readers=makers.readers, coalition=makers.coalition, observers=views)
 
 
 def score_facts(policy: Policy) -> ScoreFacts | None:
@@ -165,14 +171,8 @@ def code_digest() -> Digest:
     return canonical.digest("code", [[name, hashlib.sha256(path.read_bytes()).digest()] for name, path in files])
 
 
-def _weights(policy: Policy, nodes: Sequence[NodeId]) -> list[float]:
-    if isinstance(policy.weights, DeclaredWeights):
-        return [float(policy.weights.declared[node]) for node in nodes]
-    return [1.0] * len(nodes)
-
-
 def _released(policy: Policy) -> tuple[str, ...]:
-    if isinstance(policy.privacy, DpSgd):
+    if isinstance(policy.privacy, PatientPrivacy):
         return _released_noised(policy, policy.privacy)
     loss = "training loss and its count, summed over all hospitals; no cost can be stated without a mechanism"
     if policy.evaluation.release == "totals":
@@ -180,7 +180,7 @@ def _released(policy: Policy) -> tuple[str, ...]:
     return (loss,)
 
 
-def _released_noised(policy: Policy, privacy: DpSgd) -> tuple[str, ...]:
+def _released_noised(policy: Policy, privacy: PatientPrivacy) -> tuple[str, ...]:
     facts = score_facts(policy)
     if facts is None:
         return ("no metric leaves a hospital; cost 0",)

@@ -80,10 +80,22 @@ class ScoreTerms(Part):
     event: EventRecord
 
 
-class PrivacyTerms(Part):
+class ShareTerms(Part):
+    """`facts.ShareFacts`, as written down: one round's sum, by who looks on (`dp.observers`)."""
+
+    makers: Annotated[int, Field(ge=1, lt=1 << 31)]
+    readers: Annotated[int, Field(ge=1, lt=1 << 31)]
+    coalition: Count
+    step_event: EventRecord
+    readers_event: EventRecord
+    alone_event: EventRecord
+    two_hospitals_event: EventRecord
+
+
+class PrivacyTerms(GrownPart):
     """`facts.PrivacyFacts`, as written down."""
 
-    mechanism: Literal["dp_sgd"]
+    mechanism: Literal["dp_sgd", "distributed"]
     unit: Line
     adjacency: Literal["add_or_remove", "replace_one"]
     holds_against: Line
@@ -104,6 +116,9 @@ class PrivacyTerms(Part):
     random_source: Line
     accountant: Line
     scores: ScoreTerms | None = None
+    shares: ShareTerms | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset({"shares"})
 
 
 class Start(Part):
@@ -173,15 +188,17 @@ class PurseState(GrownPart):
     later: ClassVar[frozenset[str]] = frozenset({"head"})
 
 
-class Spending(Part):
+class Spending(GrownPart):
     """What a round cost. Epsilons hold at the policy's delta, the purse's at the operator's; None is no bound at all.
 
     Args:
         event: what this round was charged with; None if nothing was uploaded.
         epsilon_run: all rounds of this run so far: the number of record.
-        epsilon_coalition: the same against the tolerated coalition with the aggregator.
+        epsilon_coalition: the same against the coalition counted with, and the aggregator.
         epsilon_worst_case: the same if every other party is dishonest.
-        noise_variance: of the noise in this party's sums, in grid steps squared.
+        epsilon_readers: the same against the aggregator alone and readers of the model; of shared noise only.
+        noise_variance: of the noise in each sum, in grid steps squared: this party's own; of shared noise that of all
+            survivors together, or what is guaranteed where they are not known.
         purse: at hospitals.
     """
 
@@ -192,6 +209,9 @@ class Spending(Part):
     epsilon_worst_case: Number | None
     noise_variance: Count
     purse: PurseState | None
+    epsilon_readers: Number | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset({"epsilon_readers"})
 
 
 class TaskTotal(Part):

@@ -15,6 +15,8 @@ class Standing:
     Args:
         outcome: of its last word; `running` without one.
         epsilon, delta: of the run; None under `privacy: none` and before the first round.
+        readers: epsilon of the run against the aggregator alone and readers of the model, where noise is shared.
+        worst_case: the same if every other party is dishonest; `epsilon` itself where no noise is shared.
         two_hospitals: epsilon of a patient at two hospitals.
         population_epsilon: everything ever charged to its population; None where nothing bounds it.
         unbounded: something was released about this population without formal protection.
@@ -27,6 +29,8 @@ class Standing:
     outcome: str
     code: str
     epsilon: float | None
+    readers: float | None
+    worst_case: float | None
     delta: float | None
     two_hospitals: float | None
     population_epsilon: float | None
@@ -71,6 +75,8 @@ def _standing(party: str, records: tuple[AuditRecord, ...]) -> Standing:
         outcome=last.outcome if isinstance(last, End) else "running",
         code=last.code if isinstance(last, End) else "",
         epsilon=spendings[-1].epsilon_run if spendings else None,
+        readers=spendings[-1].epsilon_readers if spendings else None,
+        worst_case=spendings[-1].epsilon_worst_case if spendings else None,
         delta=None if terms is None else terms.delta,
         two_hospitals=last.epsilon_two_hospitals if isinstance(last, End) else None,
         population_epsilon=None if purse is None else purse.epsilon,

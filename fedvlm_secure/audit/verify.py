@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedvlm_secure.audit.chain import signature_holds
-from fedvlm_secure.audit.claims import TOLERANCE, Faults, claim_faults
+from fedvlm_secure.audit.claims import TOLERANCE, Faults, claim_faults, maker_faults
 from fedvlm_secure.audit.planned import planned_event, released_faults
 from fedvlm_secure.audit.record import (
     GENESIS,
@@ -34,11 +34,11 @@ from fedvlm_secure.audit.spending import (
     NOTHING,
     add,
     at_two_hospitals,
-    computable,
     contains,
     purse_state,
     round_spending,
 )
+from fedvlm_secure.dp.accounting import computable
 from fedvlm_secure.dp.events import Event, compose, flatten, from_record
 from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.policy.roster import Roster
@@ -165,6 +165,7 @@ def _start(start: Start, record: AuditRecord, roster: Roster) -> Faults:
         yield "statement", "does not fit the mechanism"
     if start.privacy is not None:
         yield from claim_faults(start.privacy)
+        yield from maker_faults(start, start.privacy)
 
 
 def _round(closed: Round, record: AuditRecord, course: _Course, start: Start) -> Faults:
@@ -227,9 +228,10 @@ def _spending(closed: Round, spending: Spending, record: AuditRecord, course: _C
     if not computable(add(course.charged, charged)):
         yield "event", _TOO_WIDE
         return
-    expected = round_spending(terms, course.charged, charged, None)
+    survivors = None if closed.survivors is None else len(closed.survivors)
+    expected = round_spending(terms, course.charged, charged, None, survivors)
     course.charged = add(course.charged, charged)
-    for name in ("epsilon_round", "epsilon_run", "epsilon_coalition", "epsilon_worst_case"):
+    for name in ("epsilon_round", "epsilon_run", "epsilon_coalition", "epsilon_worst_case", "epsilon_readers"):
         yield from _equal(name, getattr(spending, name), getattr(expected, name))
     if spending.noise_variance != expected.noise_variance:
         yield "noise_variance", "is not the agreed one"

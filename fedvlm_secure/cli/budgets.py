@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.privacy import PatientPrivacy
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.types import NodeId
 from node.ledger import Ledger
@@ -24,6 +24,6 @@ def open_budget(state: Path, node: NodeId, policy: Policy) -> None:
     Raises:
         StorageError: LEDGER_EXISTS, or an I/O error.
     """
-    if isinstance(policy.privacy, DpSgd):
+    if isinstance(policy.privacy, PatientPrivacy):
         ledger = Ledger.create(ledger_paths(state), SystemEntropy(), lambda: int(time.time()))
         ledger.add_population(population_of(node), delta=policy.privacy.delta, epsilon_limit=policy.privacy.epsilon)

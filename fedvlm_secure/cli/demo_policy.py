@@ -15,7 +15,7 @@ from fedvlm_secure.errors import ModelError, PolicyError
 from fedvlm_secure.he.cipher import require_library
 from fedvlm_secure.policy.derive import derive
 from fedvlm_secure.policy.loading import load_policy
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.privacy import PatientPrivacy
 from fedvlm_secure.policy.private_file import write_public
 from fedvlm_secure.policy.schema import Policy
 
@@ -103,7 +103,7 @@ def patient_changes(policy: Policy, hospitals: Sequence[Hospital]) -> dict[str, 
     """
     names = {str(hospital.node) for hospital in hospitals}
     phantoms = all(PHANTOMS in hospital.source for hospital in hospitals)
-    if not isinstance(policy.privacy, DpSgd) or (phantoms and names <= set(policy.privacy.expected_patients)):
+    if not isinstance(policy.privacy, PatientPrivacy) or (phantoms and names <= set(policy.privacy.expected_patients)):
         return {}
     declared = dict.fromkeys(sorted(names), PHANTOM_PATIENTS)
     if not phantoms:

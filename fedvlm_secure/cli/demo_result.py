@@ -142,4 +142,6 @@ def json_line(summary: RunSummary) -> dict[str, object]:
 
 
 def _sent(entry: RoundSummary) -> dict[str, object]:
-    return {"round": entry.round, "nodes": {sent.node: sent.upload_bytes for sent in entry.sent}}
+    """As each hospital counted; the vector's length where it did not count this round by itself."""
+    counted = {sent.node: sent.upload_bytes for sent in entry.sent}
+    return {"round": entry.round, "nodes": counted or dict.fromkeys(entry.survivors, entry.vector_bytes)}

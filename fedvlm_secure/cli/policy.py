@@ -12,6 +12,7 @@ from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.explain import explain as explain_policy
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.loading import load_policy
+from fedvlm_secure.policy.privacy import Distributed
 from fedvlm_secure.policy.projection import Projection, project
 
 app = typer.Typer(
@@ -41,9 +42,10 @@ def check(policy_path: PolicyPath, nodes: Nodes = None, as_json: AsJson = False)
         "threshold": terms.t,
         "min_survivors": terms.min_survivors,
         "lanes": feasible.lanes.per_word,
-        "scale_bits": feasible.scale_bits,
         "protection": policy.protection.method,
     }
+    if not isinstance(policy.privacy, Distributed):  # there the scale is that of the clip, and needs the model's size
+        fields["scale_bits"] = feasible.scale_bits
     if policy.protection.method == "none":
         console.warn("fedvlm", "UNPROTECTED: the aggregator sees every hospital's update in clear")
     projection = project(policy)

@@ -64,8 +64,13 @@ class Progress:
                         yield entry
 
     def sent(self, round_number: int) -> tuple[Sent, ...]:
-        """What each hospital counted as sent in a round, 1 being the first; 0 is the set-up before it."""
-        rows = ((node, self.scores.get((round_number, node))) for node in self.nodes)
+        """What each hospital counted as sent in a round, 1 being the first; 0 is the set-up before it.
+
+        A hospital counts from one scored state to the next: where the round before was not scored, its number is that
+        of several rounds and is left out.
+        """
+        known = [node for node in self.nodes if not round_number or (round_number - 1, node) in self.scores]
+        rows = ((node, self.scores.get((round_number, node))) for node in known)
         return tuple(
             Sent(node, int(row["upload_bytes"]), int(row["control_bytes"])) for node, row in rows if row is not None
         )

@@ -35,6 +35,12 @@ SMALLEST_MULTIPLIER = 0.05
 LARGEST_MEAN_LOSS = 5_000.0
 """Beyond either, epsilon is in the thousands and the distributions take gigabytes: no bound is computed."""
 
+_MOST_PARTS = 4096
+_WIDEST = 30_000.0
+"""Privacy loss that one grid may span: 3e7 cells, about half a gigabyte while it is composed."""
+
+_DEVIATIONS = 12
+
 _MAX_FIXED_POINT_STEPS = 64
 
 
@@ -82,6 +88,28 @@ def two_hospitals(event: Event, delta: float) -> float:
     Under `distributed` both parts enter one sum; `SharedNoise.two_hospital_event` is that event.
     """
     return epsilon(compose((event, event)), delta)
+
+
+def computable(event: Event) -> bool:
+    """Whether the accountant's grid for this event fits into memory. A hostile record must not exhaust an auditor's."""
+    flat = flatten(event)
+    spread = math.fsum(
+        count / (2 * noise**2) + _DEVIATIONS * math.sqrt(count) / noise
+        for basic, count in flat.counts
+        for noise in [_noise_over_shift(basic)]
+    )
+    return len(flat.counts) <= _MOST_PARTS and spread <= _WIDEST
+
+
+def _noise_over_shift(basic: Basic) -> float:
+    """Noise over the largest shift that one patient makes; infinite where it makes none."""
+    match basic:
+        case PoissonSampled(_, gaussian):
+            return gaussian.noise_multiplier
+        case MixtureOfGaussians(noise, shifts, _):
+            return noise / max(shifts) if max(shifts) > 0 else math.inf
+        case _:
+            return basic.noise_multiplier
 
 
 @lru_cache(maxsize=4096)

@@ -23,13 +23,16 @@ STEPS = "steps"
 
 
 class ServerAlgorithm(Protocol):
-    """Args of both: `model` float32 [d], `mean` float64 [d], the weighted mean of the survivors' updates."""
+    """Args of both: `model` float32 [d], `mean` float64 [d], the weighted mean of the survivors' updates.
+
+    `noise_variance`: that of the known noise in each coordinate of `mean`, 0.0 where there is none or none is known.
+    """
 
     def begin(self, model: Float32Vector) -> ServerState:
         """A model with the memory that the algorithm starts from."""
         ...
 
-    def step(self, state: ServerState, mean: Float64Vector) -> ServerState:
+    def step(self, state: ServerState, mean: Float64Vector, noise_variance: float = 0.0) -> ServerState:
         """The state after a round. Numbers of the state that are not the algorithm's stay as they are."""
         ...
 
@@ -41,7 +44,7 @@ class PlainAverage:
     def begin(self, model: Float32Vector) -> ServerState:
         return ServerState(model)
 
-    def step(self, state: ServerState, mean: Float64Vector) -> ServerState:
+    def step(self, state: ServerState, mean: Float64Vector, noise_variance: float = 0.0) -> ServerState:
         return fedavg(state, mean)
 
 
@@ -64,7 +67,7 @@ class ServerMomentum:
     def begin(self, model: Float32Vector) -> ServerState:
         return ServerState(model, {MOMENTUM: np.zeros(model.shape)}, {STEPS: 0.0} if self.damped else {})
 
-    def step(self, state: ServerState, mean: Float64Vector) -> ServerState:
+    def step(self, state: ServerState, mean: Float64Vector, noise_variance: float = 0.0) -> ServerState:
         if self.damped:
             momentum = _average(state, mean, self.momentum, first_is_mean=True)
         else:
@@ -87,7 +90,8 @@ def adam(v: Float64Vector, square: Float64Vector, beta2: float) -> Float64Vector
 
 
 def yogi(v: Float64Vector, square: Float64Vector, beta2: float) -> Float64Vector:
-    """v - (1 - beta2) * square * sign(v - square); never negative, because v shrinks only where it is above square."""
+    """v - (1 - beta2) * square * sign(v - square). A square is never negative, nor is v then: it shrinks only where
+    it is above. With the variance of known noise taken off, either may be negative."""
     return np.subtract(v, np.multiply(np.multiply(square, 1.0 - beta2), np.sign(np.subtract(v, square))))
 
 
@@ -101,9 +105,11 @@ class Adaptive:
         tau: adaptivity, above 0; v starts at tau^2, the smallest start that the paper allows.
         beta1, beta2: in [0, 1).
         momentum_squared: v follows m^2 instead of mean^2, and the first m is the mean itself.
+        corrected: the known noise is taken off mean^2 before v (and Yogi's sign) sees it, and the step is
+            m / sqrt(max(v, tau^2)): without that v would be noise, the same everywhere, and the step plain momentum.
 
     Source: Reddi et al. 2021 (arXiv 2003.00295), algorithm 2; `momentum_squared`: OpenFedLLM,
-    federated_learning/fed_global.py.
+    federated_learning/fed_global.py; `corrected`: Tang, Shpilevskiy, Lecuyer 2024 (arXiv 2312.14334), algorithm 1.
     """
 
     second_moment: SecondMoment
@@ -112,17 +118,24 @@ class Adaptive:
     beta1: float
     beta2: float
     momentum_squared: bool = False
+    corrected: bool = False
 
     def begin(self, model: Float32Vector) -> ServerState:
         slots = {MOMENTUM: np.zeros(model.shape), SECOND_MOMENT: np.full(model.shape, self.tau * self.tau)}
         return ServerState(model, slots, {STEPS: 0.0} if self.momentum_squared else {})
 
-    def step(self, state: ServerState, mean: Float64Vector) -> ServerState:
+    def step(self, state: ServerState, mean: Float64Vector, noise_variance: float = 0.0) -> ServerState:
         momentum = _average(state, mean, self.beta1, first_is_mean=self.momentum_squared)
         squared = momentum if self.momentum_squared else mean
-        v = self.second_moment(state.slots[SECOND_MOMENT], np.multiply(squared, squared), self.beta2)
-        scaled = np.divide(np.multiply(momentum, self.server_lr), np.add(np.sqrt(v), self.tau))
+        square = np.multiply(squared, squared)
+        if self.corrected:
+            square = np.subtract(square, noise_variance)
+        v = self.second_moment(state.slots[SECOND_MOMENT], square, self.beta2)
+        scaled = np.divide(np.multiply(momentum, self.server_lr), self._root(v))
         return _moved(state, scaled, {MOMENTUM: momentum, SECOND_MOMENT: v})
+
+    def _root(self, v: Float64Vector) -> Float64Vector:
+        return np.sqrt(np.maximum(v, self.tau * self.tau)) if self.corrected else np.add(np.sqrt(v), self.tau)
 
 
 def _average(state: ServerState, mean: Float64Vector, decay: float, *, first_is_mean: bool) -> Float64Vector:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.cohort_words import participation, versions
 from fedvlm_secure.policy.feasibility import Feasible
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.noise_shares import expected_batch
+from fedvlm_secure.policy.privacy import Distributed, PatientPrivacy
 from fedvlm_secure.policy.privacy_words import not_covered, promise
 from fedvlm_secure.policy.schema import CountedWeights, DeclaredWeights, Policy
 from fedvlm_secure.policy.section import format_seconds
@@ -61,7 +62,7 @@ def explain(policy: Policy, nodes: int, coordinates: int | None = None) -> Expla
 def visibility(policy: Policy) -> tuple[Visibility, ...]:
     """Who sees what of one hospital's update, by party."""
     clear = policy.protection.method == "none"
-    private = isinstance(policy.privacy, DpSgd)
+    private = isinstance(policy.privacy, PatientPrivacy)
     bound = f"{'epsilon' if private else 'nothing'} bounds what it says about one patient"
     update = (
         "EVERY hospital's update, in clear" if clear else "only the sum over all surviving hospitals, and who they are"
@@ -115,7 +116,15 @@ def exchange(policy: Policy) -> tuple[str, ...]:
 def _done(policy: Policy) -> tuple[str, ...]:
     base = policy.model.base.name or policy.model.base.path
     local, privacy = policy.local, policy.privacy
-    if isinstance(privacy, DpSgd):
+    if isinstance(privacy, Distributed):
+        return (
+            f"{policy.rounds} rounds tune {_tuned(policy)} of the base model {base}",
+            "each round a hospital draws patients by chance, clips each one's gradient "
+            f"({', '.join(policy.contract.tasks)}), adds them up and adds its share of the noise; it makes no step",
+            f"the sum over all hospitals, divided by the {expected_batch(privacy):g} patients expected and times "
+            f"{local.learning_rate:g}, is combined by {_algorithm(policy)}; every hospital recomputes that step",
+        )
+    if isinstance(privacy, PatientPrivacy):
         amount = f"{privacy.steps_per_round} noised steps"
     else:
         steps = f"{local.steps} steps" if local.steps is not None else f"{local.epochs} epochs"
@@ -147,7 +156,13 @@ def _released(policy: Policy) -> tuple[str, ...]:
     lines = [f"one update per round, each value cut off at {policy.protection.max_update:g}, {how}"]
     if isinstance(policy.weights, CountedWeights):
         lines.append(f"its number of training rows (at most {policy.weights.counted.cap}), inside that same vector")
-    if isinstance(policy.privacy, DpSgd):
+    if isinstance(policy.privacy, Distributed):
+        lines[0] = (
+            "one sum of clipped gradients per round, cut off where one value would move the mean gradient by more than "
+            f"{policy.protection.max_update:g}, with this hospital's share of the noise in it, {how}"
+        )
+        lines.append("no loss, no number of rows: nothing that depends on a patient leaves without noise")
+    elif isinstance(policy.privacy, PatientPrivacy):
         lines[0] += "; noised before that, so that even alone it says little about one patient"
         lines.append("no loss, no number of rows: nothing that depends on a patient leaves without noise")
     else:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.he.parameters import HeParameters, choose_parameters
 from fedvlm_secure.policy import thresholds
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.privacy import Distributed, PatientPrivacy
 from fedvlm_secure.policy.schema import DeclaredWeights, Policy
+from fedvlm_secure.policy.shared_noise_rules import LANES
 from fedvlm_secure.policy.thresholds import CohortTerms
 from fedvlm_secure.ring.lanes import LaneFormat, lane_format
 
@@ -48,10 +49,11 @@ def check(policy: Policy, nodes: int, node_ids: frozenset[str] | None = None) ->
     """
     method = policy.protection.method
     terms = thresholds.resolve(policy.cohort, nodes, shared_key=policy.protection.is_encrypted)
-    lanes = lane_format(policy.protection.lanes, nodes)
+    shared = isinstance(policy.privacy, Distributed)
+    lanes = lane_format(LANES if shared else policy.protection.lanes, nodes)
     if node_ids is not None and isinstance(policy.weights, DeclaredWeights):
         _check_declared(policy.weights, node_ids)
-    if node_ids is not None and isinstance(policy.privacy, DpSgd):
+    if node_ids is not None and isinstance(policy.privacy, PatientPrivacy):
         _check_expected(policy.privacy, node_ids)
     encryption = None
     if method == "bfv" or method == "ckks":
@@ -98,7 +100,7 @@ def _check_declared(weights: DeclaredWeights, node_ids: frozenset[str]) -> None:
         )
 
 
-def _check_expected(privacy: DpSgd, node_ids: frozenset[str]) -> None:
+def _check_expected(privacy: PatientPrivacy, node_ids: frozenset[str]) -> None:
     missing = sorted(node_ids - frozenset(privacy.expected_patients))
     if missing:
         raise PolicyError(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from fedvlm_secure.dp.delta import require_delta
 from fedvlm_secure.errors import PolicyError
-from fedvlm_secure.policy.privacy import DP_MIN_PATIENTS, DpSgd
+from fedvlm_secure.policy.privacy import DP_MIN_PATIENTS, Distributed, PatientPrivacy
 from fedvlm_secure.policy.section import contradiction
+from fedvlm_secure.policy.shared_noise_rules import check_shared_noise
 
 if TYPE_CHECKING:
     from fedvlm_secure.policy.schema import Policy
@@ -26,17 +27,22 @@ def check_private(policy: Policy) -> None:
         PydanticCustomError: `contradiction` about one field, which the loader turns into file and line.
     """
     privacy, local = policy.privacy, policy.local
-    if not isinstance(privacy, DpSgd):
+    if not isinstance(privacy, Distributed) and local.optimizer != "adamw":
+        raise contradiction("local.optimizer", f"is {local.optimizer}, the one step of distributed", "use adamw")
+    if not isinstance(privacy, PatientPrivacy):
         if local.steps is None and local.epochs is None:
             raise contradiction("local.steps", "and local.epochs: exactly one of them is needed")
         _check_unnoised(policy)
         return
+    under = privacy.mechanism
     for field, reason in _UNUSED.items():
         if getattr(local, field) is not None:
-            raise contradiction(f"local.{field}", f"is not used under dp_sgd: {reason}", "remove the line")
+            raise contradiction(f"local.{field}", f"is not used under {under}: {reason}", "remove the line")
     if local.augment != "none" or local.weight_decay:
         field = "augment" if local.augment != "none" else "weight_decay"
-        raise contradiction(f"local.{field}", "is not used under dp_sgd", "remove the line")
+        raise contradiction(f"local.{field}", f"is not used under {under}", "remove the line")
+    if isinstance(privacy, Distributed):
+        check_shared_noise(policy)
     _check_releases(policy, privacy)
     _check_numbers(policy, privacy)
 
@@ -62,7 +68,7 @@ def _refuse_unused_noise(policy: Policy) -> None:
             )
 
 
-def _check_releases(policy: Policy, privacy: DpSgd) -> None:
+def _check_releases(policy: Policy, privacy: PatientPrivacy) -> None:
     if getattr(policy.weights, "counted", None) is not None:
         raise contradiction(
             "weights",
@@ -89,7 +95,7 @@ def _check_releases(policy: Policy, privacy: DpSgd) -> None:
         )
 
 
-def _check_numbers(policy: Policy, privacy: DpSgd) -> None:
+def _check_numbers(policy: Policy, privacy: PatientPrivacy) -> None:
     smallest = min(privacy.expected_patients.values())
     try:
         require_delta(privacy.delta, smallest)
@@ -98,7 +104,7 @@ def _check_numbers(policy: Policy, privacy: DpSgd) -> None:
     if policy.limits.min_patients < DP_MIN_PATIENTS:
         raise contradiction(
             "limits.min_patients",
-            f"is {policy.limits.min_patients}; dp_sgd asks for {DP_MIN_PATIENTS} or more",
+            f"is {policy.limits.min_patients}; a mechanism asks for {DP_MIN_PATIENTS} or more",
             "a hospital with fewer patients drowns in its own noise",
         )
     if smallest < policy.limits.min_patients:

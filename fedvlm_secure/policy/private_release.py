@@ -8,14 +8,12 @@ from functools import lru_cache
 from fedvlm_secure.dp.accounting import Adjacency, epsilon
 from fedvlm_secure.dp.calibration import GRID_PER_UNIT, calibrate, calibrate_sampled_gaussian
 from fedvlm_secure.dp.events import Composed, Event, Gaussian, NonPrivate, PoissonSampled, SelfComposed
-from fedvlm_secure.dp.rounding import IntegerClip, grid_steps_for
 from fedvlm_secure.dp.score_release import score_event
-from fedvlm_secure.dp.shared_noise import shared_noise
 from fedvlm_secure.errors import PolicyError
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.noise_shares import makers_of, shares
+from fedvlm_secure.policy.privacy import PatientPrivacy
 from fedvlm_secure.policy.schema import Policy
 
-_ONE_MAKER = 1  # the hospital itself: nobody else's noise is counted on
 NOTHING = Composed(())
 
 
@@ -29,6 +27,7 @@ class _Asked:
     clip_norm: float
     sampling_rate: float
     steps: int
+    makers: int
     scores: Event
 
 
@@ -46,7 +45,7 @@ def resolve_noise_multiplier(policy: Policy, dimension: int) -> float:
         PolicyError: EPSILON_UNREACHABLE, or EPSILON_EXCEEDED by a multiplier that stands in the policy.
     """
     privacy = policy.privacy
-    if not isinstance(privacy, DpSgd):
+    if not isinstance(privacy, PatientPrivacy):
         return 0.0
     asked = _Asked(
         privacy.epsilon,
@@ -55,6 +54,7 @@ def resolve_noise_multiplier(policy: Policy, dimension: int) -> float:
         privacy.clip_norm,
         privacy.sampling_rate,
         policy.rounds * privacy.steps_per_round,
+        makers_of(policy).counted,
         _all_scores(policy),
     )
     _require_room(asked)
@@ -81,7 +81,7 @@ def resolve_score_multiplier(policy: Policy) -> float:
         PolicyError: EPSILON_UNREACHABLE.
     """
     privacy, scored = policy.privacy, policy.evaluation
-    if not isinstance(privacy, DpSgd) or not scored.is_noised:
+    if not isinstance(privacy, PatientPrivacy) or not scored.is_noised:
         return 0.0
     if scored.noise_multiplier is not None:
         return scored.noise_multiplier
@@ -91,7 +91,7 @@ def resolve_score_multiplier(policy: Policy) -> float:
 
 
 def training_event(policy: Policy, noise_multiplier: float, dimension: int) -> Event:
-    """What one hospital's training releases in one round.
+    """What one hospital's training releases in one round; under `distributed` against the coalition counted with.
 
     Args:
         policy: a loaded policy.
@@ -99,9 +99,10 @@ def training_event(policy: Policy, noise_multiplier: float, dimension: int) -> E
         dimension: d.
     """
     privacy = policy.privacy
-    if not isinstance(privacy, DpSgd):
+    if not isinstance(privacy, PatientPrivacy):
         return NonPrivate()
-    return _event(privacy.clip_norm, privacy.sampling_rate, noise_multiplier, dimension, privacy.steps_per_round)
+    noise = shares(privacy.clip_norm, noise_multiplier, makers_of(policy).counted, dimension)
+    return SelfComposed(noise.step_event(privacy.sampling_rate), privacy.steps_per_round)
 
 
 def one_release(policy: Policy) -> Event:
@@ -119,7 +120,7 @@ def round_event(policy: Policy, noise_multiplier: float, dimension: int, round_n
     Args:
         round_number: counted from 0, of `policy.rounds_in_all`.
     """
-    if not isinstance(policy.privacy, DpSgd):
+    if not isinstance(policy.privacy, PatientPrivacy):
         return NonPrivate()
     scores = one_release(policy) if policy.releases_scores(round_number) else NOTHING
     if policy.is_closing(round_number):
@@ -177,12 +178,6 @@ def _smallest_for_scores(target: float, delta: float, adjacency: Adjacency, rele
 
 @lru_cache(maxsize=256)
 def _cost(asked: _Asked, multiplier: float, dimension: int) -> float:
-    event = _event(asked.clip_norm, asked.sampling_rate, multiplier, dimension, asked.steps)
+    noise = shares(asked.clip_norm, multiplier, asked.makers, dimension)
+    event = SelfComposed(noise.step_event(asked.sampling_rate), asked.steps)
     return epsilon(event if asked.scores == NOTHING else Composed((event, asked.scores)), asked.delta, asked.adjacency)
-
-
-@lru_cache(maxsize=256)
-def _event(clip_norm: float, sampling_rate: float, multiplier: float, dimension: int, steps: int) -> Event:
-    clip = IntegerClip(clip_norm, grid_steps_for(dimension), dimension)
-    noise = shared_noise(multiplier, clip.squared, _ONE_MAKER, dimension)
-    return SelfComposed(noise.step_event(sampling_rate), steps)

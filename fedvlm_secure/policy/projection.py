@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from fedvlm_secure.dp.accounting import accountant_name, epsilon
+from fedvlm_secure.dp.accounting import accountant_name, computable, epsilon
 from fedvlm_secure.dp.delta import require_delta
-from fedvlm_secure.dp.events import SelfComposed, compose
+from fedvlm_secure.dp.events import Event, SelfComposed, compose
+from fedvlm_secure.dp.rounding import grid_steps_for
 from fedvlm_secure.dp.score_release import STEPS_PER_PATIENT, score_noise
-from fedvlm_secure.dp.signal import LARGEST_RATIO, dp_sgd_ratio, require_signal
+from fedvlm_secure.dp.signal import LARGEST_RATIO, NoiseToSignal, distributed_ratio, dp_sgd_ratio, require_signal
 from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.policy.hashing import policy_hash
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.noise_shares import box_of, makers_of, noise_of, observers_in, spare_noise
+from fedvlm_secure.policy.privacy import Distributed, PatientPrivacy
 from fedvlm_secure.policy.private_release import (
     one_release,
     resolve_noise_multiplier,
@@ -49,18 +51,39 @@ class ScoreCost:
 
 
 @dataclass(frozen=True)
+class SharedCost:
+    """Under `distributed`: epsilon of the whole run for others than the coalition that the trajectory counts with.
+
+    Attributes:
+        makers: honest noise makers counted on in the trajectory, the number of record.
+        coalition: hospitals whose shares are not counted there.
+        readers: epsilon against the aggregator alone and readers of the model; no hospital tells its share.
+        alone: epsilon if every other hospital is dishonest; None where no bound is computed.
+        share_deviation: standard deviation of one hospital's share over the clip norm.
+    """
+
+    makers: int
+    coalition: int
+    readers: float
+    alone: float | None
+    share_deviation: float
+
+
+@dataclass(frozen=True)
 class Projection:
-    """Epsilon of one patient at one hospital, against everybody who sees what leaves it.
+    """Epsilon of one patient at one hospital: under `dp_sgd` against everybody who sees what leaves it, under
+    `distributed` against a coalition of some hospitals with the aggregator.
 
     Attributes:
         noise_multiplier: sigma / C, resolved.
         trajectory: (closed rounds, epsilon), the last entry for the whole run.
-        two_hospitals: epsilon of a patient at two of the hospitals.
+        two_hospitals: epsilon of a patient at two of the hospitals; None where no bound is computed.
         ratios: R by hospital, where the number of trained values is known.
         pooled: R of the mean over all hospitals, as far as known.
         warnings: in plain words.
         accountant: name, version and grid.
         scores: where noised scores are released.
+        shared: under `distributed`.
     """
 
     epsilon: float
@@ -74,6 +97,7 @@ class Projection:
     warnings: tuple[str, ...]
     accountant: str
     scores: ScoreCost | None
+    shared: SharedCost | None
 
     def as_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -90,6 +114,7 @@ class Projection:
             "warnings": list(self.warnings),
             "accountant": self.accountant,
             "released_scores": None if self.scores is None else asdict(self.scores),
+            "shared_noise": None if self.shared is None else asdict(self.shared),
         }
 
 
@@ -101,9 +126,10 @@ def project(policy: Policy, dimension: int | None = None) -> Projection | None:
         dimension: d, trained values, where known; R is computed then.
 
     Raises:
-        PolicyError: EPSILON_EXCEEDED, EPSILON_UNREACHABLE, or NOISE_DROWNS_SIGNAL (pooled R above 10).
+        PolicyError: EPSILON_EXCEEDED, EPSILON_UNREACHABLE, NOISE_DROWNS_SIGNAL (pooled R above 10), or under
+            `distributed` RING_HEADROOM.
     """
-    if not isinstance(policy.privacy, DpSgd):
+    if not isinstance(policy.privacy, PatientPrivacy):
         return None
     key = (policy_hash(policy), dimension or UNKNOWN_DIMENSION)
     if key not in _CACHE:
@@ -113,7 +139,7 @@ def project(policy: Policy, dimension: int | None = None) -> Projection | None:
     return _CACHE[key]
 
 
-def _project(policy: Policy, privacy: DpSgd, dimension: int | None) -> Projection:
+def _project(policy: Policy, privacy: PatientPrivacy, dimension: int | None) -> Projection:
     d, rounds = dimension or UNKNOWN_DIMENSION, policy.rounds_in_all
     multiplier = resolve_noise_multiplier(policy, d)
     step = max(1, rounds // _MOST_ROUNDS_SHOWN)
@@ -122,25 +148,53 @@ def _project(policy: Policy, privacy: DpSgd, dimension: int | None) -> Projectio
         (done, epsilon(run_event(policy, multiplier, d, done), privacy.delta, privacy.adjacency)) for done in shown
     )
     whole = run_event(policy, multiplier, d, rounds)
+    shared, twice = _shared(policy, privacy, multiplier, d, whole)
+    if isinstance(privacy, Distributed) and dimension is not None:
+        box_of(policy, privacy, multiplier, dimension)
     ratios, pooled, drowned = _signal(policy, privacy, multiplier, dimension)
     smallest = min(privacy.expected_patients.values())
-    delta_warning = require_delta(privacy.delta, smallest)
+    told = (require_delta(privacy.delta, smallest), spare_noise(policy))
     return Projection(
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         adjacency=privacy.adjacency,
         noise_multiplier=multiplier,
         trajectory=costs,
-        two_hospitals=epsilon(compose((whole, whole)), privacy.delta, privacy.adjacency),
+        two_hospitals=_bounded(twice, privacy),
         ratios=ratios,
         pooled=pooled,
-        warnings=(*drowned, *((delta_warning,) if delta_warning else ())),
+        warnings=(*drowned, *(warning for warning in told if warning)),
         accountant=accountant_name(),
         scores=_scores(policy, privacy),
+        shared=shared,
     )
 
 
-def _scores(policy: Policy, privacy: DpSgd) -> ScoreCost | None:
+def _shared(
+    policy: Policy, privacy: PatientPrivacy, multiplier: float, dimension: int, whole: Event
+) -> tuple[SharedCost | None, Event]:
+    """What a run means for other observers, and for a patient at two hospitals."""
+    views = observers_in(policy, multiplier, dimension)
+    if views is None:
+        return None, compose((whole, whole))
+    makers, noise = makers_of(policy), noise_of(policy, privacy, multiplier, dimension)
+    cost = SharedCost(
+        makers=makers.counted,
+        coalition=makers.coalition,
+        readers=epsilon(views.to_readers(whole), privacy.delta),
+        alone=_bounded(views.to_everybody_else(whole), privacy),
+        share_deviation=math.sqrt(noise.share_variance) / grid_steps_for(dimension),
+    )
+    return cost, views.at_two_hospitals(whole)
+
+
+def _bounded(event: Event, privacy: PatientPrivacy) -> float | None:
+    """Epsilon, or None where no bound is computed."""
+    found = epsilon(event, privacy.delta, privacy.adjacency) if computable(event) else math.inf
+    return found if math.isfinite(found) else None
+
+
+def _scores(policy: Policy, privacy: PatientPrivacy) -> ScoreCost | None:
     multiplier, tasks = resolve_score_multiplier(policy), len(policy.contract.tasks)
     if not multiplier:
         return None
@@ -154,20 +208,32 @@ def _scores(policy: Policy, privacy: DpSgd) -> ScoreCost | None:
 
 
 def _signal(
-    policy: Policy, privacy: DpSgd, multiplier: float, dimension: int | None
+    policy: Policy, privacy: PatientPrivacy, multiplier: float, dimension: int | None
 ) -> tuple[dict[str, float], float | None, tuple[str, ...]]:
     if dimension is None:
         return {}, None, ()
     nodes = sorted(privacy.expected_patients)
-    batches = [privacy.sampling_rate * privacy.expected_patients[node] for node in nodes]
-    declared = policy.weights.declared if isinstance(policy.weights, DeclaredWeights) else {}
-    ratio = dp_sgd_ratio(multiplier, dimension, batches, [float(declared.get(node, not declared)) for node in nodes])
+    ratio = signal_of(policy, privacy, nodes, multiplier, dimension)
     try:
         require_signal(ratio)
     except PolicyError as refused:
         raise PolicyError(refused.code, f"{dimension} trained values: {refused.cause}", refused.hint) from refused
+    if isinstance(privacy, Distributed):  # a hospital's own part is seen by nobody, whatever drowns in it
+        return dict(zip(nodes, ratio.per_hospital, strict=True)), ratio.pooled, ()
     drowned = tuple(
         f"{nodes[at]}: its own noise is {ratio.per_hospital[at]:.1f} times its clipped step (above {LARGEST_RATIO:g})"
         for at in ratio.warnings()
     )
     return dict(zip(nodes, ratio.per_hospital, strict=True)), ratio.pooled, drowned
+
+
+def signal_of(
+    policy: Policy, privacy: PatientPrivacy, nodes: Sequence[str], multiplier: float, dimension: int
+) -> NoiseToSignal:
+    """R of each of these hospitals and pooled over all of them; see `dp.signal`."""
+    batches = [privacy.sampling_rate * privacy.expected_patients[node] for node in nodes]
+    if isinstance(privacy, Distributed):
+        share = math.sqrt(noise_of(policy, privacy, multiplier, dimension).share_variance) / grid_steps_for(dimension)
+        return distributed_ratio(share, dimension, batches)
+    declared = policy.weights.declared if isinstance(policy.weights, DeclaredWeights) else {}
+    return dp_sgd_ratio(multiplier, dimension, batches, [float(declared.get(node, not declared)) for node in nodes])

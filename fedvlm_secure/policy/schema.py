@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from fedvlm_secure.policy.algorithms import Algorithm, FedAvg
 from fedvlm_secure.policy.evaluation import EvaluationPolicy, with_default_noise
-from fedvlm_secure.policy.privacy import DP_MIN_PATIENTS, DpSgd, Privacy
+from fedvlm_secure.policy.privacy import DP_MIN_PATIENTS, Distributed, PatientPrivacy, Privacy
 from fedvlm_secure.policy.privacy_rules import check_private
 from fedvlm_secure.policy.section import (
     Auto,
@@ -32,14 +32,12 @@ NonNegative = Annotated[int, Field(ge=0)]
 PackageVersion = Annotated[str, Field(pattern=r"^[0-9][0-9a-z.+-]{0,31}$")]
 DEFAULT_BATCH_SIZE = 8
 
-_DISTRIBUTED_REASON = "noise shared between hospitals is not built yet; use dp_sgd, where each hospital adds its own"
 _TASK_REASON = "captions and boxes are not trained or scored yet; name vqa, classification or both"
 NOT_YET: Mapping[tuple[str, str], str] = {
     **{("model.connector", kind): "use connector: keep" for kind in ("linear", "mlp2", "mlp6")},
     **{("model.lora.factors", kind): "use factors: both or ffa" for kind in ("rolora", "fedsvd")},
     **{(f"contract.tasks[{at}]", kind): _TASK_REASON for at in range(4) for kind in ("caption", "grounding")},
     ("algorithm.name", "scaffold"): "it needs a second protected vector; use fedprox against drift between hospitals",
-    ("privacy.mechanism", "distributed"): _DISTRIBUTED_REASON,
     ("local.precision", "bfloat16"): "use precision: float32",
 }
 
@@ -198,11 +196,12 @@ class DeclaredWeights(Section):
 class LocalPolicy(Section):
     """Training inside a hospital, the same at all.
 
+    `optimizer: sgd` is the one step of `distributed`, whose sum `learning_rate` multiplies; all else trains by AdamW.
     `schedule: cosine` falls over the policy's rounds; `augment: shift` moves each training picture by up to two pixels.
     Steps, epochs and batch size are without differential privacy only, where exactly one of the first two is needed.
     """
 
-    optimizer: Literal["adamw"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(gt=0, le=1)
     schedule: Literal["constant", "cosine"] = "constant"
     steps: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -228,6 +227,7 @@ class LocalPolicy(Section):
 class ProtectionPolicy(Section):
     """How updates are hidden on their way. `max_update` bounds each coordinate of an update before it is encoded.
 
+    Under `distributed` it bounds what a hospital adds to each coordinate of the mean gradient, before noise.
     `bfv` and `ckks` encrypt the integers that `masking` masks, under a key that every hospital holds.
     """
 
@@ -269,11 +269,15 @@ class Policy(Section):
     @model_validator(mode="before")
     @classmethod
     def _private_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Where the file, read by now, is silent under `dp_sgd`: A frozen, 20 patients or more, the scores' epsilon."""
+        """Where the file, read by now, is silent under a mechanism: A frozen, 20 patients or more, scores' epsilon."""
         privacy = values.get("privacy")
-        if not isinstance(privacy, DpSgd):
+        if not isinstance(privacy, PatientPrivacy):
             return values
         filled = dict(values)
+        local = values.get("local")
+        silent = isinstance(local, LocalPolicy) and "optimizer" not in local.model_fields_set
+        if isinstance(privacy, Distributed) and isinstance(local, LocalPolicy) and silent:
+            filled["local"] = local.model_copy(update={"optimizer": "sgd"})
         if isinstance(scored := values.get("evaluation"), EvaluationPolicy):
             filled["evaluation"] = with_default_noise(scored, privacy.epsilon)
         model, limits = values.get("model"), values.get("limits", LimitsPolicy())

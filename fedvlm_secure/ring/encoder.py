@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from fedvlm_secure.ring.keystream import CACHE_WORDS, CHUNK_WORDS
-from fedvlm_secure.ring.quantise import QuantisedSpan, Quantiser
 from fedvlm_secure.ring.vector import VectorFormat, check_words
-from fedvlm_secure.types import Words
+from fedvlm_secure.types import Int64Vector, Words
+
+
+class IntegerSpan(Protocol):
+    """`ring.quantise.QuantisedSpan`, `ring.ready.ReadySpan`."""
+
+    def next(self, most: int) -> Int64Vector:
+        """The next integers, at most `most`, none past the span. They may be changed, and live until the next call."""
+        ...
+
+
+class IntegerSource(Protocol):
+    """`ring.quantise.Quantiser`, `ring.ready.ReadyIntegers`."""
+
+    def span(self, start: int, stop: int) -> IntegerSpan:
+        """A reader of coordinates `start` to `stop`."""
+        ...
 
 
 class UpdateEncoder:
-    """Quantises and packs in one pass, with a chunk of memory whatever the model's size.
+    """Reads integers (quantising them on the way where they are floats) and packs them, with a chunk of memory.
 
-    The chunks joined are, bit for bit, `VectorFormat.pack` of all of the quantiser's integers.
+    The chunks joined are, bit for bit, `VectorFormat.pack` of all of the source's integers.
 
     Args:
-        quantiser: the update, its weight and its roundings.
+        source: the update with its weight and its roundings, or integers that are ready.
         vector: what the words mean.
         scalars: the per-node numbers, by the vector's names.
 
@@ -26,8 +42,8 @@ class UpdateEncoder:
         ValueError: a scalar that the vector refuses.
     """
 
-    def __init__(self, quantiser: Quantiser, vector: VectorFormat, scalars: Mapping[str, int]) -> None:
-        self._quantiser, self._vector = quantiser, vector
+    def __init__(self, source: IntegerSource, vector: VectorFormat, scalars: Mapping[str, int]) -> None:
+        self._source, self._vector = source, vector
         self._scalars = vector.scalar_words(scalars)
 
     def chunks(self) -> Iterator[Words]:
@@ -38,7 +54,7 @@ class UpdateEncoder:
         """
         vector = self._vector
         spans = [
-            self._quantiser.span(min(start, vector.dimension), min(start + vector.lane_words, vector.dimension))
+            self._source.span(min(start, vector.dimension), min(start + vector.lane_words, vector.dimension))
             for start in range(0, vector.lanes.per_word * vector.lane_words, vector.lane_words)
         ]
         checks: list[Words] = []
@@ -58,7 +74,7 @@ class UpdateEncoder:
         for at in range(0, len(rest), CHUNK_WORDS):
             yield rest[at : at + CHUNK_WORDS]
 
-    def _pack(self, spans: list[QuantisedSpan], words: Words) -> None:
+    def _pack(self, spans: Sequence[IntegerSpan], words: Words) -> None:
         lanes = self._vector.lanes
         for at in range(0, len(words), CACHE_WORDS):
             part = words[at : at + CACHE_WORDS]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fedvlm_secure.errors import FedvlmError
 from fedvlm_secure.rounds.vectors import StoredVector, chunks_of
 from fedvlm_secure.secagg.messages import AggregatorMessage, NodeMessage, UploadBundle
-from fedvlm_secure.types import Digest, Float32Vector, NodeId
+from fedvlm_secure.types import Digest, Float32Vector, Int64Vector, NodeId
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class LocalUpdate:
         correct, total: per task, local test questions right and asked at the state the round started from.
         right, wrong: per task, the same summed over test patients, each of whom counts for one patient in all, in steps
             of 1/1024 patient (`dp.score_release`); exact here, noised before they are stored or sent.
+        integers: under `distributed` int64 [d], the hospital's clipped sum of gradients in grid steps, exact here and
+            noised before it is stored or sent; `update` is not used then.
     """
 
     update: Float32Vector
@@ -85,6 +87,7 @@ class LocalUpdate:
     total: Mapping[str, int]
     right: Mapping[str, int] = field(default_factory=dict)
     wrong: Mapping[str, int] = field(default_factory=dict)
+    integers: Int64Vector | None = None
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,15 @@ from fedvlm_secure.fl.algorithms import Adaptive, PlainAverage, ServerAlgorithm,
 from fedvlm_secure.fl.server import mean_update
 from fedvlm_secure.fl.state import ServerState, State
 from fedvlm_secure.policy.algorithms import Algorithm, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from fedvlm_secure.policy.privacy import Distributed
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.ring.quantise import WEIGHT_BITS
+from fedvlm_secure.rounds.noised_sum import mean_gradient, noise_in_mean
 from fedvlm_secure.rounds.terms import vector_of
 from fedvlm_secure.secagg.cohort import Cohort
 from fedvlm_secure.secagg.messages import Certificate, Manifest
 from fedvlm_secure.secagg.record import Record, verify
-from fedvlm_secure.types import Digest, Float32Vector, NodeId, Words
+from fedvlm_secure.types import Digest, Float32Vector, Float64Vector, Int64Vector, NodeId, Words
 
 NO_RESULT = Digest(bytes(32))
 """Stands in the chain before the first round."""
@@ -57,8 +59,12 @@ def check_certificate(
     return Closing(round=certificate.round, result_hash=certificate.result_hash, state_hash=certificate.state_hash)
 
 
-def server_algorithm(section: Algorithm) -> ServerAlgorithm:
-    """The step that a policy names, with the policy's numbers."""
+def server_algorithm(section: Algorithm, *, known_noise: bool = False) -> ServerAlgorithm:
+    """The step that a policy names, with the policy's numbers.
+
+    Args:
+        known_noise: the mean carries noise of a known variance, which second moments leave out (`distributed` alone).
+    """
     match section:
         case FedAvgM():
             return ServerMomentum(section.server_lr, section.momentum, damped=section.reference_compat)
@@ -73,6 +79,7 @@ def server_algorithm(section: Algorithm) -> ServerAlgorithm:
                 section.beta1,
                 section.beta2,
                 momentum_squared=section.reference_compat,
+                corrected=known_noise,
             )
         case FedAvg() | FedProx():
             return PlainAverage()
@@ -114,9 +121,9 @@ def next_state(
         RunAborted: NO_WEIGHT.
     """
     closing = policy.is_closing(round_number)
-    vector, algorithm = vector_of(manifest, closing=closing), server_algorithm(policy.algorithm)
+    vector, algorithm = vector_of(manifest, closing=closing), _algorithm(policy)
     scalars = vector.sum_scalars(total, contributors)
-    squares = 0.0
+    squares, noise = 0.0, _known_noise(policy, manifest, contributors)
 
     def stepped() -> Iterator[ServerState]:
         nonlocal squares
@@ -124,16 +131,11 @@ def next_state(
         for part in before.parts():
             integers = vector.sum_block(total, contributors, start, len(part.model))
             start += len(integers)
-            mean = mean_update(
-                integers,
-                scale_bits=manifest.scale_bits,
-                weight_total=scalars["weight"],
-                weight_bits=WEIGHT_BITS,
-            )
+            mean = _mean(policy, manifest, integers, scalars)
             if part.numbers.get(STAGE) != _stage_number(policy, round_number):
                 # the connector's momentum would go on moving it in rounds that train LoRA alone
                 part = _begin(policy, part.model, round_number)
-            after = algorithm.step(part, mean)
+            after = algorithm.step(part, mean, noise)
             way = np.subtract(after.model, part.model).astype(np.float64)
             squares += float(np.multiply(way, way).sum())  # no part of the hashed state: it may differ in the last bits
             yield after
@@ -143,8 +145,27 @@ def next_state(
     return Step(state, scalars, math.sqrt(squares))
 
 
+def _algorithm(policy: Policy) -> ServerAlgorithm:
+    return server_algorithm(policy.algorithm, known_noise=isinstance(policy.privacy, Distributed))
+
+
+def _mean(policy: Policy, manifest: Manifest, integers: Int64Vector, scalars: Mapping[str, int]) -> Float64Vector:
+    """What a block of the exact sum comes to, float64: the weighted mean update, or the mean gradient's step."""
+    if isinstance(policy.privacy, Distributed):
+        return mean_gradient(policy, policy.privacy, integers, dimension=manifest.dimension)
+    return mean_update(
+        integers, scale_bits=manifest.scale_bits, weight_total=scalars["weight"], weight_bits=WEIGHT_BITS
+    )
+
+
+def _known_noise(policy: Policy, manifest: Manifest, contributors: int) -> float:
+    if not isinstance(policy.privacy, Distributed):
+        return 0.0
+    return noise_in_mean(policy, policy.privacy, manifest.noise_multiplier, manifest.dimension, contributors)
+
+
 def _begin(policy: Policy, model: Float32Vector, round_number: int) -> ServerState:
-    state, stage = server_algorithm(policy.algorithm).begin(model), _stage_number(policy, round_number)
+    state, stage = _algorithm(policy).begin(model), _stage_number(policy, round_number)
     return state if stage is None else replace(state, numbers={**state.numbers, STAGE: stage})
 
 

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fedvlm_secure.dp.streams import KEY_BYTES
 from fedvlm_secure.errors import ModelError
+from fedvlm_secure.policy.privacy import Distributed
 from fedvlm_secure.ring.encoder import UpdateEncoder
 from fedvlm_secure.ring.quantise import Quantiser
+from fedvlm_secure.ring.ready import ReadyIntegers
 from fedvlm_secure.rounds.actions import LocalUpdate
 from fedvlm_secure.rounds.node_self import NodeSelf
+from fedvlm_secure.rounds.noised_sum import noised_part
 from fedvlm_secure.rounds.terms import node_weight, scalar_values, vector_of
 from fedvlm_secure.secagg.masking import SEED_BYTES
 from fedvlm_secure.secagg.messages import Manifest
@@ -29,17 +33,29 @@ def encode_update(
         The chunks of the round's vector, see `UpdateEncoder.chunks`, and the scalars in it, noised where they must be.
 
     Raises:
-        ModelError: NON_FINITE_LOSS or ZERO_UPDATE; and NON_FINITE_UPDATE while the chunks are made. Nothing was sent.
+        ModelError: NON_FINITE_LOSS, ZERO_UPDATE or NO_CLIPPED_SUM; and NON_FINITE_UPDATE while the chunks are made.
+            Nothing was sent.
     """
     weight = node_weight(own.policy, own.me, update.rows)
     scalars = scalar_values(own.policy, update, weight, round_number=round_number, entropy=own.rounding)
     if own.policy.is_closing(round_number):
         return iter([vector_of(manifest, closing=True).pack(np.zeros(1, dtype=np.int64), scalars)]), scalars
+    vector = vector_of(manifest)
+    privacy = own.policy.privacy
+    if isinstance(privacy, Distributed):
+        part = noised_part(
+            own.policy,
+            privacy,
+            update.integers,
+            multiplier=manifest.noise_multiplier,
+            dimension=manifest.dimension,
+            key=Secret(own.rounding.bytes(KEY_BYTES)),
+        )
+        return UpdateEncoder(ReadyIntegers(part, vector.lanes), vector, scalars).chunks(), scalars
     if not update.update.any():
         raise ModelError(
             "ZERO_UPDATE", "local training changed nothing", "check that data and trainable parameters are in use"
         )
-    vector = vector_of(manifest)
     quantiser = Quantiser(
         update.update,
         layout=own.layout,

@@ -6,6 +6,8 @@ import fedvlm_secure
 from fedvlm_secure.errors import PolicyError
 from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.hashing import policy_hash
+from fedvlm_secure.policy.noise_shares import scale_bits_of
+from fedvlm_secure.policy.privacy import Distributed
 from fedvlm_secure.policy.private_release import resolve_noise_multiplier
 from fedvlm_secure.policy.projection import project
 from fedvlm_secure.policy.schema import Policy
@@ -37,6 +39,7 @@ def make_manifest(
         PolicyError: the policy cannot be carried out with these nodes.
     """
     feasible = feasibility.check(policy, len(nodes), frozenset(nodes))
+    shared = isinstance(policy.privacy, Distributed)
     project(policy, dimension)  # refuses what cannot be paid for, or drowns in noise
     return Manifest(
         run_id=run_id,
@@ -49,7 +52,7 @@ def make_manifest(
         lanes_per_word=feasible.lanes.per_word,
         scalars=scalar_names(policy),
         max_update=policy.protection.max_update,
-        scale_bits=feasible.scale_bits,
+        scale_bits=scale_bits_of(dimension) if shared else feasible.scale_bits,
         privacy=policy.privacy.mechanism,
         protection=policy.protection.method,
         colluding=feasible.terms.c,

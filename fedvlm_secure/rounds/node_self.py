@@ -27,7 +27,7 @@ class NodeSelf:
     step_norm: largest L2 norm of one round's step that this hospital takes over; at most the policy's.
     purse: the budget of that population: asked before a round is trained, charged before it is sent.
     min_nodes: smallest cohort this hospital joins; at least the policy's.
-    rounding: entropy of the stochastic rounding alone, so that runs with and without masks round alike.
+    rounding: entropy of stochastic rounding and noise, so that runs with and without masks round and noise alike.
     other_cohorts: join a cohort that need share no honest hospital with an earlier one of the same model (`cohorts`).
     population: name of the patients behind the data, for the survivor history (and the budget).
     """

@@ -9,7 +9,7 @@ from fedvlm_secure.dp.discrete_gaussian import DiscreteGaussian
 from fedvlm_secure.dp.score_release import STEPS_PER_PATIENT, score_noise
 from fedvlm_secure.dp.streams import KEY_BYTES
 from fedvlm_secure.errors import ModelError
-from fedvlm_secure.policy.privacy import DpSgd
+from fedvlm_secure.policy.privacy import PatientPrivacy
 from fedvlm_secure.policy.private_release import resolve_score_multiplier
 from fedvlm_secure.policy.schema import CountedWeights, DeclaredWeights, Policy
 from fedvlm_secure.ring.lanes import lane_format
@@ -32,7 +32,7 @@ def scalar_names(policy: Policy) -> tuple[str, ...]:
 
     Under differential privacy the public weight alone, and noised scores where the policy releases any.
     """
-    if isinstance(policy.privacy, DpSgd):
+    if isinstance(policy.privacy, PatientPrivacy):
         return ("weight", *(_score_names(policy) if policy.evaluation.is_noised else ()))
     names = ["weight", "loss_sum", "loss_count"]
     if policy.evaluation.release == "totals":
@@ -59,7 +59,7 @@ def scalar_values(
     Raises:
         ModelError: NON_FINITE_LOSS, a loss sum that is NaN, infinite, negative or too large for its word.
     """
-    if isinstance(policy.privacy, DpSgd):
+    if isinstance(policy.privacy, PatientPrivacy):
         return {"weight": weight, **_noised_scores(policy, update, round_number, entropy)}
     if not 0.0 <= update.loss_sum < SCALAR_LIMIT >> LOSS_BITS:
         raise ModelError(

@@ -68,6 +68,7 @@ class TrainedWork:
             total={task: score.total for task, score in counted.items()},
             right=done.right,
             wrong=done.wrong,
+            integers=done.integers,
         )
 
     def evaluate(self, closed_rounds: int, state: Float32Vector, last: bool) -> None:

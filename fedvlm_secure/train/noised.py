@@ -66,13 +66,23 @@ class NoisedTraining:
         if round_number > self._settings.rounds:
             done = LocalUpdate(np.zeros(self.layout.dimension, np.float32), rows=0, loss_sum=0.0, loss_count=0)
         else:
-            done = self._training.train_private(round_number, difference, self._settings, self._entropy)
+            done = self._work(round_number, difference)
         schedule = self._schedule
         if schedule is None or not schedule.is_due(round_number):
             return done
         totals = self._training.score_patients(difference, schedule.tasks)
         return replace(done, right=totals.right, wrong=totals.wrong)
 
+    def _work(self, round_number: int, difference: Float32Vector) -> LocalUpdate:
+        return self._training.train_private(round_number, difference, self._settings, self._entropy)
+
     def evaluate(self, difference: Float32Vector, limit: int | None = None) -> Evaluation:
         """Score the test rows here; the scores are exact and stay at this hospital."""
         return self._training.evaluate(difference, limit)
+
+
+class SummedTraining(NoisedTraining):
+    """`NoisedTraining` whose rounds give one clipped sum of gradients; the noise is added behind it, in shares."""
+
+    def _work(self, round_number: int, difference: Float32Vector) -> LocalUpdate:
+        return self._training.sum_gradients(difference, self._settings, self._entropy)

@@ -18,6 +18,7 @@ from fedvlm_secure.train.private import train_private
 from fedvlm_secure.train.private_gradients import RowLoss
 from fedvlm_secure.train.private_settings import PrivateSettings
 from fedvlm_secure.train.settings import LocalSettings, LocalUpdate
+from fedvlm_secure.train.summed import sum_gradients
 from fedvlm_secure.types import Entropy, Float32Vector
 from fedvlm_secure.vlm.adapters import LoraSettings, Strategy, TunedModel
 from fedvlm_secure.vlm.base import load_base
@@ -143,13 +144,26 @@ class LocalTraining:
             ModelError: DP_FAMILY_REFUSED with the reason, and those of `train_private`.
         """
         with device_faults(self._device):
-            if not self._admitted:
-                admit(self.tuned, self._codec, self._contract)
-                self._admitted = True
-            loss = RowLoss(self.tuned, self._codec, self._pictures)
+            loss = self._row_loss()
             return train_private(
                 loss, self.train_rows, settings, round_number=round_number, difference=difference, entropy=entropy
             )
+
+    def sum_gradients(self, difference: Float32Vector, settings: PrivateSettings, entropy: Entropy) -> LocalUpdate:
+        """One round's clipped sum of gradients before noise, see `train.summed`; arguments as for `train_private`.
+
+        Raises:
+            ModelError: DP_FAMILY_REFUSED with the reason, and those of `sum_gradients`.
+        """
+        with device_faults(self._device):
+            return sum_gradients(self._row_loss(), self.train_rows, settings, difference=difference, entropy=entropy)
+
+    def _row_loss(self) -> RowLoss:
+        """The loss of rows of a model that was admitted, before its first private round."""
+        if not self._admitted:
+            admit(self.tuned, self._codec, self._contract)
+            self._admitted = True
+        return RowLoss(self.tuned, self._codec, self._pictures)
 
     def evaluate(self, difference: Float32Vector, limit: int | None = None) -> Evaluation:
         """Score the test rows at a global state.

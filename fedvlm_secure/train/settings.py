@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedvlm_secure.types import Float32Vector
+from fedvlm_secure.types import Float32Vector, Int64Vector
 
 Schedule = Literal["constant", "cosine"]
 Augment = Literal["none", "shift"]
@@ -107,6 +107,7 @@ class LocalUpdate:
         loss_sum: sum of the cross entropy over the answer tokens seen, in nats.
         loss_count: number of those tokens.
         right, wrong: per task, exact sums over test patients for a noised release (`train.patient_scores`); else empty.
+        integers: under `distributed` int64 [d], the clipped sum of `train.summed` before noise; `update` is empty then.
     """
 
     update: Float32Vector
@@ -115,6 +116,7 @@ class LocalUpdate:
     loss_count: int
     right: Mapping[str, int] = field(default_factory=dict)
     wrong: Mapping[str, int] = field(default_factory=dict)
+    integers: Int64Vector | None = None
 
     def __post_init__(self) -> None:
         if self.update.dtype != np.float32 or self.update.ndim != 1:

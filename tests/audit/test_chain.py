@@ -143,7 +143,7 @@ def test_an_absent_party_is_named_and_is_no_fault(tmp_path: Path) -> None:
 
 
 def test_a_record_that_would_exhaust_the_auditor_is_not_computed(tmp_path: Path) -> None:
-    from fedvlm_secure.audit.spending import computable
+    from fedvlm_secure.dp.accounting import computable
 
     assert computable(SelfComposed(PoissonSampled(0.2, Gaussian(1.15)), 10_000))
     assert not computable(SelfComposed(Gaussian(1e-6), 10))

@@ -20,15 +20,17 @@ from fedvlm_secure.audit.utility import LABELS, utilities
 from fedvlm_secure.audit.verify import verify_chain
 from fedvlm_secure.dp.events import compose
 from fedvlm_secure.policy.roster import format_roster
+from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.rounds.actions import NodeAction
 from fedvlm_secure.rounds.vectors import StoredVector
 from fedvlm_secure.secagg.messages import AggregatorMessage
+from fedvlm_secure.simulate.federation import Federation
 from fedvlm_secure.simulate.memory import ShakeEntropy
 from fedvlm_secure.simulate.purse import MemoryPurse
 from fedvlm_secure.types import Digest, NodeId
 from node.audit_log import NodeAuditLog
 from tests.audit.chains import resign
-from tests.rounds.test_release import NODES, RIGHT, federation_of, policy_of
+from tests.rounds.test_release import RIGHT, federation_of, policy_of
 from tests.support.consortium import make_consortium
 
 WALL_S = 1_800_000_000.0
@@ -52,9 +54,15 @@ class Ledger:
 
 def recorded(folder: Path, release: str) -> tuple[AuditedRun, Any]:
     """A run with released scores, and the consortium that signed its records."""
-    consortium = make_consortium(folder, *NODES)
     policy = policy_of(release)
-    federation, roster = federation_of(policy), consortium.roster
+    return recorded_run(folder, policy, federation_of(policy))
+
+
+def recorded_run(folder: Path, policy: Policy, federation: Federation) -> tuple[AuditedRun, Any]:
+    """Let a federation run under the services' own record keeping; its records, and the consortium that signed them."""
+    names = tuple(federation.nodes)
+    consortium = make_consortium(folder, *names)
+    roster = consortium.roster
     told = AggregatorAuditLog(consortium.authority, roster, policy, federation.aggregator_self.memory, lambda: WALL_S)
     logs = {}
     for name, node in federation.nodes.items():
@@ -76,7 +84,7 @@ def recorded(folder: Path, release: str) -> tuple[AuditedRun, Any]:
         log.end()
     run = federation.aggregator_self.memory.manifest.run_id.hex()
     together = folder / "together"
-    homes: dict[str, Path] = {"aggregator": consortium.authority.home, **{name: folder / name for name in NODES}}
+    homes: dict[str, Path] = {"aggregator": consortium.authority.home, **{name: folder / name for name in names}}
     for party, home in homes.items():
         (together / party).mkdir(parents=True)
         (together / party / "audit.jsonl").write_bytes((home / "runs" / run / "audit.jsonl").read_bytes())

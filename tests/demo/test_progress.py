@@ -85,3 +85,11 @@ def test_phase_of_a_later_version_is_shown_as_it_is() -> None:
 )
 def test_bytes_are_decimal(size: int, shown: str) -> None:
     assert counted_bytes(size) == shown
+
+
+def test_bytes_that_a_hospital_counted_over_several_rounds_are_not_shown_as_one_rounds() -> None:
+    """Scored after rounds 1 and 3 alone: what was counted by round 3 is of two rounds; the vector's length stands."""
+    scores = {(number, node): score(1, 2) for number in (0, 1, 3) for node in NODES}
+    at = progress(scores, closed=3)
+    assert [len(at.sent(number)) for number in (0, 1, 2, 3)] == [3, 3, 0, 0]
+    assert "700 B each (0.70 of plain)" in round_line(at, 1) and "670 B each (0.67 of plain)" in round_line(at, 3)

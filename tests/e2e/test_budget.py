@@ -27,13 +27,14 @@ VICTIM = NodeId("harbour")
 pytestmark = pytest.mark.e2e
 
 
-def consortium(folder: Path, *, rounds: int) -> Consortium:
+def consortium(folder: Path, *, rounds: int, base: str = "dp_fedavg") -> Consortium:
     folder.mkdir(exist_ok=True)
     hospitals = phantom_hospitals(4, seed=5, patients=60)
     path = folder / "policy.yaml"
     expected = {str(hospital.node): 60 for hospital in hospitals}
-    changes = {"name": "quick", "rounds": rounds, "privacy.steps_per_round": 2, "evaluation.limit": 20}
-    derive(POLICIES / "dp_fedavg.yaml", {**changes, "privacy.expected_patients": expected}, path)
+    changes = {"name": "quick", "rounds": rounds, "evaluation.limit": 20, "privacy.expected_patients": expected}
+    steps = {} if base == "dp_distributed" else {"privacy.steps_per_round": 2}
+    derive(POLICIES / f"{base}.yaml", {**changes, **steps}, path)
     return Consortium(folder / "consortium", path, hospitals, stall_s=60)
 
 
@@ -42,8 +43,11 @@ def balance(running: Consortium, node: NodeId) -> Balance:
     return ledger.balance(population_of(node))
 
 
-def test_a_hospital_killed_after_its_upload_pays_once_and_the_run_costs_what_was_projected(tmp_path: Path) -> None:
-    with consortium(tmp_path, rounds=2) as running:
+@pytest.mark.parametrize("base", ["dp_fedavg", "dp_distributed"])
+def test_a_hospital_killed_after_its_upload_pays_once_and_the_run_costs_what_was_projected(
+    tmp_path: Path, base: str
+) -> None:
+    with consortium(tmp_path, rounds=2, base=base) as running:
         running.set_up()
         running.start()
         running.wait(until=lambda run: any(e.get("event") == "uploaded" and e.get("node") == VICTIM for e in run.steps))

@@ -26,7 +26,12 @@ CASES: dict[str, dict[str, Any]] = {
     "fedadam reference_compat": {"server_lr": 1e-3, "tau": 1e-3, "beta1": 0.9, "beta2": 0.99},
     "fedyogi": {"server_lr": 0.01, "tau": 1e-3, "beta1": 0.9, "beta2": 0.99},
     "fedyogi reference_compat": {"server_lr": 1e-3, "tau": 1e-3, "beta1": 0.9, "beta2": 0.99},
+    "fedadagrad known noise": {"server_lr": 0.03, "tau": 1e-3, "beta1": 0.0},
+    "fedadam known noise": {"server_lr": 0.01, "tau": 1e-3, "beta1": 0.9, "beta2": 0.9},
+    "fedyogi known noise": {"server_lr": 0.01, "tau": 1e-3, "beta1": 0.9, "beta2": 0.9},
 }
+KNOWN_NOISE = 3e-6
+"""Variance that FedAdam and FedYogi take off each squared mean: above some of the squares, below others."""
 
 
 def plus(a: float, b: float) -> float:
@@ -69,6 +74,7 @@ class Coordinate:
 
     def __init__(self, case: str) -> None:
         self.name, self.values, self.compat = case.split()[0], CASES[case], case.endswith("reference_compat")
+        self.corrects = case.endswith("known noise") and self.name != "fedadagrad"
         self.model, self.m, self.rounds = 0.0, 0.0, 0
         self.v = times(self.values.get("tau", 0.0), self.values.get("tau", 0.0))
 
@@ -84,8 +90,13 @@ class Coordinate:
             first = self.compat and self.rounds == 0
             self.m = mean if first else decayed(p["beta1"], self.m, mean)
             squared = self.m if self.compat else mean
-            self.v = second(self.name, self.v, times(squared, squared), p.get("beta2", 0.0))
-            move = over(times(p["server_lr"], self.m), plus(root(self.v), p["tau"]))
+            square = times(squared, squared)
+            if self.corrects:
+                square = plus(square, -KNOWN_NOISE)
+            self.v = second(self.name, self.v, square, p.get("beta2", 0.0))
+            floor = times(p["tau"], p["tau"])
+            below = root(max(self.v, floor)) if self.corrects else plus(root(self.v), p["tau"])
+            move = over(times(p["server_lr"], self.m), below)
         self.model = float32(plus(self.model, move))
         self.rounds += 1
 
@@ -123,9 +134,12 @@ def vectors(rounds: int = 6, count: int = 37) -> dict[str, Any]:
                 coordinate.step(mean)
             digests.append(state_digest(case, coordinates))
         expect["cases"][case] = {"algorithm": CASES[case], "states": digests}
+        if case.endswith("known noise"):
+            expect["cases"][case]["noise_variance"] = KNOWN_NOISE.hex()
     return {
         "source": "McMahan et al. 2017, algorithm 1; Hsu et al. 2019, section 4.3; Reddi et al. 2021, algorithm 2; "
-        "reference_compat: OpenFedLLM, federated_learning/fed_global.py, commit 9ee5d04",
+        "reference_compat: OpenFedLLM, federated_learning/fed_global.py, commit 9ee5d04; known noise: Tang, "
+        "Shpilevskiy, Lecuyer 2024, algorithm 1",
         "generator": "tests/fl/reference.py: standard library, exact rationals rounded once per operation",
         "expect": expect,
     }

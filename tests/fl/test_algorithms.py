@@ -30,13 +30,15 @@ def algorithm(case: str, values: dict[str, Any]) -> ServerAlgorithm:
     """As a policy's section makes it."""
     name, _, form = case.partition(" ")
     compat = {"reference_compat": True} if form == "reference_compat" else {}
-    return server_algorithm(SECTIONS.validate_python({"name": name, **values, **compat}))
+    return server_algorithm(
+        SECTIONS.validate_python({"name": name, **values, **compat}), known_noise=form == "known noise"
+    )
 
 
-def after(chosen: ServerAlgorithm, means: list[Float64Vector]) -> list[ServerState]:
+def after(chosen: ServerAlgorithm, means: list[Float64Vector], noise_variance: float = 0.0) -> list[ServerState]:
     states = [chosen.begin(np.zeros(len(means[0]), dtype=np.float32))]
     for mean in means:
-        states.append(chosen.step(states[-1], mean))
+        states.append(chosen.step(states[-1], mean, noise_variance))
     return states[1:]
 
 
@@ -44,7 +46,8 @@ def known(case: str) -> list[str]:
     """Digests of the known-answer rounds as this process computes them."""
     expect = vector("fl_algorithms")
     means = [np.array([float.fromhex(value) for value in row]) for row in expect["means"]]
-    return [state.digest.hex() for state in after(algorithm(case, expect["cases"][case]["algorithm"]), means)]
+    noise = float.fromhex(expect["cases"][case].get("noise_variance", "0x0p+0"))
+    return [state.digest.hex() for state in after(algorithm(case, expect["cases"][case]["algorithm"]), means, noise)]
 
 
 CASES = list(vector("fl_algorithms")["cases"])

@@ -96,7 +96,7 @@ SPOILED = [
         "remove",
     ),
     ("method: masking", "method: none", "FIELD_VALUE", 15, "in clear", "unsafe_no_protection: true"),
-    ("mechanism: none", "mechanism: distributed, epsilon: 8", "NOT_IN_THIS_VERSION", 16, "distributed", "use dp_sgd"),
+    ("mechanism: none", "mechanism: distributed, epsilon: 8", "FIELD_MISSING", 16, "privacy.delta", ""),
     (
         "version: 1",
         "version: 1\nalgorithm: {name: scaffold}",

@@ -58,7 +58,7 @@ REFUSED: dict[str, tuple[tuple[str, str], str, str]] = {
     "a tiny hospital": (("c: 600", "c: 19"), "FIELD_VALUE", "below limits.min_patients 20"),
     "few patients allowed": (("version: 1", "version: 1\nlimits: {min_patients: 6}"), "FIELD_VALUE", "20 or more"),
     "a hospital too few": ((", c: 600", ""), "FIELD_VALUE", "names 2 hospitals"),
-    "shared noise": (("mechanism: dp_sgd", "mechanism: distributed"), "NOT_IN_THIS_VERSION", "distributed"),
+    "a step of its own": (("learning_rate: 1e-3", "learning_rate: 1e-3, optimizer: sgd"), "FIELD_VALUE", "optimizer"),
     "a rate above one": (("sampling_rate: 0.2", "sampling_rate: 1.2"), "FIELD_VALUE", "privacy.sampling_rate"),
     "another unit": (("epsilon: 8", "epsilon: 8, unit: record"), "FIELD_TYPE", "privacy.unit"),
 }

@@ -12,6 +12,7 @@ from fedvlm_secure.layout import TensorSlot, UpdateLayout
 from fedvlm_secure.policy import feasibility
 from fedvlm_secure.policy.derive import derive
 from fedvlm_secure.policy.loading import load_policy
+from fedvlm_secure.policy.privacy import Distributed
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.rounds.actions import LocalUpdate
 from fedvlm_secure.simulate.federation import Federation
@@ -41,6 +42,10 @@ class StagedWork:
         update = np.random.default_rng([self.seed, round_number]).normal(0, 0.02, 50).astype(np.float32)
         resting = {None: slice(0), "connector": LORA, "lora": CONNECTOR}[self.policy.model.stage_at(round_number)]
         update[resting] = 0.0
+        if isinstance(self.policy.privacy, Distributed):  # a clipped sum of gradients, in grid steps
+            return LocalUpdate(
+                np.zeros(0, np.float32), 0, 0.0, 0, {}, {}, integers=np.rint(update * 2e4).astype(np.int64)
+            )
         return LocalUpdate(update, 400, 10.0, 20, {"vqa": 3}, {"vqa": 4})
 
     def evaluate(self, closed_rounds: int, state: Float32Vector, last: bool) -> None:

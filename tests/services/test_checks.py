@@ -67,9 +67,9 @@ def found(
     return {finding.name: finding for finding in looks}
 
 
-def small(folder: Path) -> Path:
+def small(folder: Path, base: str = "dp_fedavg") -> Path:
     expected = {"coast": 60, "harbour": 600, "valley": 600}
-    derive(POLICIES / "dp_fedavg.yaml", {"name": "small", "privacy.expected_patients": expected}, folder / "small.yaml")
+    derive(POLICIES / f"{base}.yaml", {"name": "small", "privacy.expected_patients": expected}, folder / "small.yaml")
     return folder / "small.yaml"
 
 
@@ -291,22 +291,27 @@ def test_doctor_puts_the_run_beside_the_budget(
     assert ok.verdict == "ok" and "9.00 of 9 are left to p" in ok.text
 
 
-def step(config_path: Path, folder: Path) -> Finding:
+def step(config_path: Path, folder: Path, base: str) -> Finding:
     config = load_node_config(config_path)
-    return look_at_step(load_policy(small(folder)), config, ShakeEntropy(0, "doctor"))
+    return look_at_step(load_policy(small(folder, base)), config, ShakeEntropy(0, "doctor"))
 
 
-def test_a_private_step_shows_its_noise_without_any_patient(config_path: Path, tmp_path: Path) -> None:
-    finding = step(config_path, tmp_path)
+BOTH = pytest.mark.parametrize("base", ["dp_fedavg", "dp_distributed"])
+
+
+@BOTH
+def test_a_private_step_shows_its_noise_without_any_patient(config_path: Path, tmp_path: Path, base: str) -> None:
+    finding = step(config_path, tmp_path, base)
     moved = float(finding.text.split("noise alone moves ")[1].split("%")[0])
     assert finding.verdict == "ok" and moved > 99
     spread = float(finding.text.split("spread is ")[1].split()[0])
     assert 0.9 < spread < 1.1
 
 
+@BOTH
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_a_step_with_too_little_noise_or_none_is_found_out(
-    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, base: str
 ) -> None:
     real = discrete_gaussian.DiscreteGaussian.add_to
 
@@ -317,7 +322,7 @@ def test_a_step_with_too_little_noise_or_none_is_found_out(
 
     monkeypatch.setattr(discrete_gaussian.DiscreteGaussian, "add_to", less)
     config = load_node_config(config_path)
-    findings = found(config, datetime.now(UTC), small(tmp_path))
+    findings = found(config, datetime.now(UTC), small(tmp_path, base))
     assert findings["step"].verdict == "wrong"
 
 
@@ -341,3 +346,12 @@ def test_preflight_counts_and_steps_without_sending_or_charging(config_path: Pat
     state = load_node_config(config_path).state
     assert not (state / "ledger").exists() and not (state / "journal").exists()
     assert fields["noise_ratio"] > 10 > fields["epsilon"]  # sixty patients alone drown; the cohort does not
+
+
+def test_preflight_tries_a_sum_of_gradients_where_noise_is_shared(config_path: Path, tmp_path: Path) -> None:
+    policy = small(tmp_path, "dp_distributed")
+    result = CliRunner().invoke(app, ["preflight", "--config", str(config_path), "--policy", str(policy), "--json"])
+    assert result.exit_code == 0, result.stderr
+    fields = json.loads(result.stdout)
+    assert 0 < fields["step_norm"] < 60 / 252  # every patient of this hospital, each of norm 1 at most, over 252
+    assert fields["upload_bytes"] == 4 * fields["trained_values"] and 7.9 < fields["epsilon"] <= 8
