@@ -8,6 +8,7 @@ questions would see earlier answers in later prompts, which neither its pre-trai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,21 +70,14 @@ def train_private(
 
     tuned = loss.tuned
     tuned.load_difference(difference)
-    resting = resting_coordinates(tuned.layout, settings.stage_at(round_number))
-    people = RowsOfPatients(rows)
-    clip = settings.clip(tuned.layout.dimension)
-    noise = DiscreteGaussian(settings.noise(tuned.layout.dimension).share_variance)
+    steps = NoisySteps(rows, settings, tuned.layout, settings.stage_at(round_number))
     rate = settings.learning_rate_at(round_number)
-    optimizer = torch.optim.AdamW(_training(tuned, resting), lr=rate, weight_decay=0.0, foreach=True)
+    optimizer = torch.optim.AdamW(_training(tuned, steps.resting), lr=rate, weight_decay=0.0, foreach=True)
     seen = moved = False
     with RowGradients(loss) as gradients:
         for _ in range(settings.steps_per_round):
-            drawn = people.draw(settings.sampling_rate, settings.patient_cap, entropy)
-            total = clipped_sum(gradients, rows, drawn, settings.microbatch, clip, entropy, resting)
-            seen, moved = seen or bool(drawn), moved or bool(total.any())
-            noise.add_to(total, Secret(entropy.bytes(KEY_BYTES)))
-            total[resting] = 0  # dropping coordinates of a noised sum is post-processing: accounted for as all of d
-            gradient = decode(total, clip, settings.divisor)
+            step = steps.take(gradients, entropy)
+            seen, moved, gradient = seen or step.drawn, moved or step.moved, step.gradient
             if settings.mu:
                 gradient += settings.mu * (tuned.read_difference() - difference).astype(np.float64)
             _put_gradient(tuned, gradient)
@@ -94,7 +88,50 @@ def train_private(
             "no patient of this round moved any trainable tensor",
             "the trainable tensors are cut off from the loss: check strategy, base and device",
         )
-    return LocalUpdate(_checked_update(tuned, difference, resting), rows=0, loss_sum=0.0, loss_count=0)
+    return LocalUpdate(_checked_update(tuned, difference, steps.resting), rows=0, loss_sum=0.0, loss_count=0)
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyStep:
+    """One step's `gradient`, float64 [d], noised; whether anybody was drawn, and moved the sum, stays here."""
+
+    gradient: Float64Vector
+    drawn: bool
+    moved: bool
+
+
+class NoisySteps:
+    """The steps of one round up to the point where their noised gradients may be seen by everybody.
+
+    Training takes its gradients from here, and so does the empirical audit: what is audited is what trains.
+
+    Args:
+        rows: training rows, not empty.
+        settings: mechanism.
+        layout: names and shapes of the flat vector [d].
+        stage: what trains; None is everything.
+
+    Raises:
+        ValueError: no rows.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], settings: PrivateSettings, layout: UpdateLayout, stage: Stage | None
+    ) -> None:
+        self.resting = resting_coordinates(layout, stage)
+        self._rows, self._settings, self._people = rows, settings, RowsOfPatients(rows)
+        self._clip = settings.clip(layout.dimension)
+        self._noise = DiscreteGaussian(settings.noise(layout.dimension).share_variance)
+
+    def take(self, gradients: RowGradients, entropy: Entropy) -> NoisyStep:
+        """Draw patients, clip and round each, add up, add noise once, divide by the expected number of patients."""
+        settings = self._settings
+        drawn = self._people.draw(settings.sampling_rate, settings.patient_cap, entropy)
+        total = clipped_sum(gradients, self._rows, drawn, settings.microbatch, self._clip, entropy, self.resting)
+        moved = bool(total.any())
+        self._noise.add_to(total, Secret(entropy.bytes(KEY_BYTES)))
+        total[self.resting] = 0  # dropping coordinates of a noised sum is post-processing: accounted for as all of d
+        return NoisyStep(decode(total, self._clip, settings.divisor), bool(drawn), moved)
 
 
 def resting_coordinates(layout: UpdateLayout, stage: Stage | None) -> Coordinates:
