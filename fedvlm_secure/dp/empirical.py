@@ -45,7 +45,8 @@ def lower_mu(right: int, judged: int, confidence: float) -> float:
     Raises:
         ValueError: as `lower_rate`.
 
-    Source: Dong, Roth, Su 2022, section 2.2; Nasr et al. 2023, section 4; decision 0107 for the one interval.
+    Source: Dong, Roth, Su 2022 (trade-off function of mu-GDP); Nasr et al. 2023, arXiv 2302.07956 (audits by it);
+    docs/decisions/0107-empirical-audit.md (one interval instead of two).
     """
     from scipy.stats import norm
 
@@ -69,7 +70,7 @@ def one_run_p_value(canaries: int, guesses: int, right: int, epsilon: float, del
     Raises:
         ValueError: out of range.
 
-    Source: Steinke, Nasr, Jagielski 2023, theorem 5.2 and appendix D.
+    Source: Steinke, Nasr, Jagielski 2023, arXiv 2305.08846, main theorem for approximate DP as in appendix D.
     """
     import numpy as np
     from scipy.stats import binom

@@ -85,7 +85,7 @@ def audit_run(
         ValueError: too few canaries.
         ModelError: as `train_private`.
 
-    Source: Steinke, Nasr, Jagielski 2023, algorithm 1.
+    Source: Steinke, Nasr, Jagielski 2023, arXiv 2305.08846 (black-box).
     """
     if canaries < SMALLEST_CANARIES:
         raise ValueError(f"at least {SMALLEST_CANARIES} canaries")

@@ -85,7 +85,7 @@ def audit_step(
     Raises:
         ValueError: out of range, or no other patient.
 
-    Source: Nasr et al. 2023 (white-box, gradient canary); decision 0107.
+    Source: Nasr et al. 2023, arXiv 2302.07956 (white-box, gradient canary); docs/decisions/0107-empirical-audit.md.
     """
     if others.ndim != 2 or not len(others) or trials < SMALLEST_TRIALS:
         raise ValueError(f"at least one other patient and {SMALLEST_TRIALS} trials")
