@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedvlm_secure.audit.chart import COLOURS, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Point, Tick
+from fedvlm_secure.audit.empirical import read_empirical
 from fedvlm_secure.audit.export import to_csv, to_json
 from fedvlm_secure.audit.folder import AuditedRun
 from fedvlm_secure.audit.isolation import isolations
@@ -40,7 +41,7 @@ def write_audit_report(audited: AuditedRun, out: Path) -> tuple[Path, ...]:
         The three paths.
 
     Raises:
-        StorageError: FILE_UNWRITABLE, METRICS_UNREADABLE.
+        StorageError: FILE_UNWRITABLE, METRICS_UNREADABLE, EMPIRICAL_UNREADABLE.
     """
     scores = utilities(audited)
     made_at = max(records[-1].time for records in audited.chains.values())
@@ -60,7 +61,7 @@ def write_audit_report(audited: AuditedRun, out: Path) -> tuple[Path, ...]:
 def render(audited: AuditedRun, scores: Sequence[Utility]) -> str:
     """The page: self-contained, without script; every text in it is escaped and rid of control characters."""
     start = next((found for records in audited.chains.values() if (found := start_of(records)) is not None), None)
-    everybody = standings(audited)
+    everybody, empirical = standings(audited), read_empirical(audited.folder)
     hospitals = [one for one in everybody if one.party != "aggregator"]
     numbers = sorted({closed.round for records in audited.chains.values() for closed in rounds_of(records)})
     shown = thin(numbers, MOST_ROWS)
@@ -78,6 +79,8 @@ def render(audited: AuditedRun, scores: Sequence[Utility]) -> str:
             costliest_worst=_worst(hospitals),
             least_left=min((one.remaining for one in hospitals if one.remaining is not None), default=None),
             isolations=isolations(audited),
+            empirical=None if empirical is None else empirical.for_run(start),
+            refuted=empirical is not None and empirical.refuted,
             unbounded=[one.party for one in hospitals if one.unbounded],
             last_time=max(records[-1].time for records in audited.chains.values()),
             charts=[

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from fedvlm_secure.audit.empirical import read_empirical
 from fedvlm_secure.audit.folder import AuditedRun
 from fedvlm_secure.audit.isolation import isolations
 from fedvlm_secure.audit.record import Round
@@ -97,6 +98,7 @@ def safe_cell(value: object) -> str:
 
 def to_json(audited: AuditedRun, scores: Sequence[Utility], *, made_at: str) -> str:
     """Everything: verdict, standings, every record as signed, scores."""
+    empirical = read_empirical(audited.folder)
     fields: dict[str, Any] = {
         "format": FORMAT,
         "made_at": made_at,
@@ -108,6 +110,7 @@ def to_json(audited: AuditedRun, scores: Sequence[Utility], *, made_at: str) -> 
         ],
         "absent": list(audited.absent),
         "isolated": [one.as_json() for one in isolations(audited)],
+        "empirical_audit": None if empirical is None else empirical.model_dump(mode="json"),
         "parties": {one.party: one.as_json() for one in standings(audited)},
         "utility": [
             {

@@ -18,8 +18,12 @@ MAX_DEPTH = 6
 
 @dataclass(frozen=True)
 class AuditedRun:
-    """One run's chains by party (the aggregator first, then by name), the files they came from, and the roster."""
+    """One run's chains by party (the aggregator first, then by name), the files they came from, and the roster.
 
+    `folder` holds all of it.
+    """
+
+    folder: Path
     run: str
     roster: Roster
     chains: dict[str, tuple[AuditRecord, ...]]
@@ -71,7 +75,7 @@ def open_run(folder: Path, roster_path: Path | None, *, running: bool = False) -
     chains = {party: chains[party] for party in order}
     findings = [finding for records in chains.values() for finding in verify_chain(records, roster, running=running)]
     findings += disagreements(chains)
-    return AuditedRun(runs[0], roster, chains, files, tuple(sorted(set(findings))))
+    return AuditedRun(folder, runs[0], roster, chains, files, tuple(sorted(set(findings))))
 
 
 def _files(folder: Path, name: str) -> list[Path]:
