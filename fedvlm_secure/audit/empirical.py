@@ -82,8 +82,8 @@ class EmpiricalAudit(Part):
         if self.canaries is not None:
             run = self.canaries
             lines.append(
-                f"black-box, one run with {run.canaries} canaries: epsilon {run.claimed_epsilon:.2f} is claimed at delta "
-                f"{run.delta:g}, at least {run.shown_epsilon:.2f} is shown (confidence {run.confidence:g}; at most "
+                f"black-box, one run with {run.canaries} canaries: epsilon {run.claimed_epsilon:.2f} is claimed at "
+                f"delta {run.delta:g}, at least {run.shown_epsilon:.2f} is shown (confidence {run.confidence:g}; at most "
                 f"{run.largest_epsilon:.2f} could be)"
             )
         return tuple(lines)

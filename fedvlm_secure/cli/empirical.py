@@ -15,7 +15,7 @@ import fedvlm_secure
 from fedvlm_secure import console
 from fedvlm_secure.audit.empirical import FILE_NAME, CanariesShown, EmpiricalAudit, WhiteBoxShown
 from fedvlm_secure.audit.opening import code_digest
-from fedvlm_secure.dp.events import Gaussian, PoissonSampled, flatten
+from fedvlm_secure.dp.events import PoissonSampled, flatten
 from fedvlm_secure.errors import FedvlmError, PolicyError
 from fedvlm_secure.policy.hashing import policy_hash
 from fedvlm_secure.policy.loading import load_policy
@@ -43,9 +43,9 @@ OTHERS = 2
 """Patients who are there in both worlds of the white-box trials."""
 
 LIMITS = (
-    "It tries this installation's code at the policy's numbers, on a small model and phantoms: no hospital's data, no run.",
+    "It tries this installation's code at the policy's numbers, on a small model and phantoms; no hospital's data.",
     "Not tried by single steps: the sampling of patients (every patient is drawn), later rounds, composition.",
-    "It can refute a claim, never certify one. By chance it refutes a sound one once in a hundred times, the canaries too.",
+    "It can refute a claim, never certify one; by chance it refutes a sound one once in a hundred times (each part).",
 )
 
 
@@ -176,7 +176,7 @@ def _settings(policy: Policy, dimension: int) -> PrivateSettings:
 def _claimed_multiplier(policy: Policy, settings: PrivateSettings, dimension: int) -> float:
     """Of the one event that the ledger is charged with for each step."""
     ((step, _),) = flatten(training_event(policy, settings.noise_multiplier, dimension)).counts
-    return cast(Gaussian, cast(PoissonSampled, step).event).noise_multiplier
+    return cast(PoissonSampled, step).event.noise_multiplier
 
 
 def _gradients(hospital: SmallHospital) -> RowMatrix:

@@ -1,4 +1,4 @@
-"""What trials of a mechanism show about it: lower bounds on its privacy loss. They can refute a claim, never prove it."""
+"""What trials of a mechanism show: lower bounds on its privacy loss. They can refute a claim, never prove it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lower_rate(right: int, judged: int, confidence: float) -> float:
 
     Source: Clopper, Pearson 1934, as a quantile of the beta distribution.
     """
-    from scipy.stats import beta
+    from scipy.stats import beta  # type: ignore[import-untyped]
 
     if not (0 <= right <= judged and judged >= 1 and 0 < confidence < 1):
         raise ValueError("0 <= right <= judged, judged >= 1 and a confidence in (0, 1)")

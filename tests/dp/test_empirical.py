@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import pytest
 from scipy.stats import norm
@@ -89,5 +88,13 @@ def test_epsilon_is_where_the_p_value_meets_the_level() -> None:
 def test_impossible_counts_are_our_mistake(right: int, judged: int, confidence: float) -> None:
     with pytest.raises(ValueError, match="right"):
         lower_rate(right, judged, confidence)
-    with pytest.raises(ValueError, match="right|confidence"):
-        one_run_epsilon(max(judged, 1), judged, right, 1e-5, confidence if right != 0 else float(Fraction(3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("guesses", "right", "epsilon", "delta"), [(11, 5, 1.0, 0.0), (5, 6, 1.0, 0.0), (5, 5, -0.1, 0.0), (5, 5, 1.0, 1.1)]
+)
+def test_impossible_guesses_are_our_mistake(guesses: int, right: int, epsilon: float, delta: float) -> None:
+    with pytest.raises(ValueError, match="guesses"):
+        one_run_p_value(10, guesses, right, epsilon, delta)
+    with pytest.raises(ValueError, match="confidence"):
+        one_run_epsilon(10, 5, 5, 0.0, 1.0)

@@ -85,7 +85,7 @@ def test_noise_on_one_node_only_is_caught() -> None:
         audit_every_hospital_adds_its_own_noise(steps(own, runs=1, noisy=(True, False, False)))
 
 
-def test_noise_halved_at_one_hospital_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_halved_at_one_hospital_is_caught() -> None:
     found = steps(own, runs=1)
     found[0][2] *= 0.5
     with pytest.raises(AssertionError, match="hospital 1"):
@@ -101,5 +101,5 @@ def test_noise_halved_at_one_hospital_is_caught(monkeypatch: pytest.MonkeyPatch)
     ids=["two runs from one seed", "hospitals from one seed"],
 )
 def test_fixed_seeds_are_caught(sources: Sources) -> None:
-    with pytest.raises(AssertionError, match="share noise: 1.0"):
+    with pytest.raises(AssertionError, match=r"share noise: (0\.9|1\.0)"):
         audit_no_noise_is_used_twice(steps(sources))
