@@ -83,8 +83,8 @@ class EmpiricalAudit(Part):
             run = self.canaries
             lines.append(
                 f"black-box, one run with {run.canaries} canaries: epsilon {run.claimed_epsilon:.2f} is claimed at "
-                f"delta {run.delta:g}, at least {run.shown_epsilon:.2f} is shown (confidence {run.confidence:g}; at most "
-                f"{run.largest_epsilon:.2f} could be)"
+                f"delta {run.delta:g}, at least {run.shown_epsilon:.2f} is shown (confidence {run.confidence:g}; at "
+                f"most {run.largest_epsilon:.2f} could be)"
             )
         return tuple(lines)
 

@@ -78,8 +78,8 @@ def report(
 def empirical(
     policy: Annotated[Path, typer.Option("--policy", help="The policy whose mechanism is tried.")],
     trials: Annotated[
-        int, typer.Option("--trials", min=100, help="Single steps; 20,000 take about a minute on one core.")
-    ] = 20_000,
+        int, typer.Option("--trials", min=100, help="Single steps; 40,000 take about a minute on one core.")
+    ] = 40_000,
     canaries: Annotated[
         int, typer.Option("--canaries", min=0, help="Also one whole run with so many made-up patients, 12 or more.")
     ] = 0,
