@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from fedvlm_secure.vlm.tasks.prompts import PromptCodec
 
 PROGRAM = "fedvlm"
+NODE_PACKAGES = ("torch", "transformers", "peft", "opacus")
 BASE = "tiny-fuyu"
 CONFIDENCE = 0.99
 PHANTOM_PATIENTS = 10
@@ -79,17 +81,16 @@ def audit_policy(
         entropy: the operating system's without it.
 
     Raises:
-        PolicyError: NOTHING_TO_AUDIT, OPTION_WRONG, and those of the policy.
+        PolicyError: NOTHING_TO_AUDIT, NODE_PACKAGES_MISSING, OPTION_WRONG, and those of the policy.
         FedvlmError: MECHANISM_REFUTED, once all is printed and written.
         StorageError: FILE_UNWRITABLE.
     """
-    from fedvlm_secure.train.canaries import SMALLEST_CANARIES
-    from fedvlm_secure.train.white_box import audit_step
-
     policy = load_policy(path)
     _require_noise(policy)
-    if 0 < canaries < SMALLEST_CANARIES:
-        raise PolicyError("OPTION_WRONG", f"--canaries {canaries} is below {SMALLEST_CANARIES}", "100 show up to 3")
+    _require_packages()
+    _require_options(canaries, out)
+    from fedvlm_secure.train.white_box import audit_step
+
     entropy = SystemEntropy() if entropy is None else entropy
     hospital = _small_hospital(policy)
     settings = _settings(policy, hospital.tuned.layout.dimension)
@@ -125,6 +126,27 @@ def _require_noise(policy: Policy) -> None:
             f"privacy.mechanism is {policy.privacy.mechanism}: only the noised steps of dp_sgd are tried",
             "under `none` there is no claim that trials could refute; name a policy with mechanism dp_sgd",
         )
+
+
+def _require_packages() -> None:
+    missing = [name for name in NODE_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PolicyError(
+            "NODE_PACKAGES_MISSING",
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: the code that trains is tried",
+            'pip install "fedvlm-secure[node]"',
+        )
+
+
+def _require_options(canaries: int, out: Path | None) -> None:
+    from fedvlm_secure.train.canaries import SMALLEST_CANARIES
+
+    if 0 < canaries < SMALLEST_CANARIES:
+        raise PolicyError(
+            "OPTION_WRONG", f"--canaries {canaries} is below {SMALLEST_CANARIES}", "use 100, or none at all"
+        )
+    if out is not None and not out.is_dir():
+        raise PolicyError("OPTION_WRONG", f"--out {out} is not a folder", "name a folder that exists, such as a run's")
 
 
 def _small_hospital(policy: Policy) -> SmallHospital:

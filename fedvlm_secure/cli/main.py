@@ -16,7 +16,7 @@ _COMMANDS = {
     "demo": "Three or more hospitals and an aggregator as real processes on this machine; ends with a report.",
     "simulate": "The same machines in one process, with any drop-outs; can compare with an unprotected run.",
     "policy": "Validate a policy and say what it means.",
-    "audit": "Check a run's signed records offline; report what was spent and what is left.",
+    "audit": "Check a run's signed records offline; report what was spent; try a policy's mechanism.",
     "models": "Small base models from configs; what would be trained in a model.",
 }
 """Name, which is also the module's, and its line of help."""

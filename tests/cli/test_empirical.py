@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -67,7 +68,16 @@ def test_a_policy_without_noise_is_refused_before_anything_is_built() -> None:
     assert "mechanism is none" in caught.value.cause
 
 
-def test_too_few_canaries_are_refused() -> None:
+@pytest.mark.parametrize(("canaries", "out"), [(5, None), (0, Path("no such folder"))])
+def test_options_that_cannot_work_are_refused_before_the_minute(canaries: int, out: Path | None) -> None:
     with pytest.raises(PolicyError) as caught:
-        audit_policy(POLICIES / "dp_fedavg.yaml", trials=100, canaries=5, out=None, as_json=False)
+        audit_policy(POLICIES / "dp_fedavg.yaml", trials=1 << 40, canaries=canaries, out=out, as_json=False)
     assert caught.value.code == "OPTION_WRONG"
+
+
+def test_an_auditor_without_the_nodes_packages_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "opacus") else object())
+    with pytest.raises(PolicyError) as caught:
+        audit_policy(POLICIES / "dp_fedavg.yaml", trials=100, canaries=0, out=None, as_json=False)
+    assert caught.value.code == "NODE_PACKAGES_MISSING"
+    assert caught.value.cause.startswith("torch, opacus are not installed")
