@@ -61,11 +61,12 @@ def test_a_mechanism_without_noise_ends_with_an_error_once_all_is_written(
     assert json.loads((tmp_path / FILE_NAME).read_bytes())["white_box"]["right"] == 180
 
 
-def test_a_policy_without_noise_is_refused_before_anything_is_built() -> None:
+@pytest.mark.parametrize(("name", "mechanism"), [("fedavg", "none"), ("dp_distributed", "distributed")])
+def test_a_policy_whose_steps_hold_no_whole_noise_is_refused_at_once(name: str, mechanism: str) -> None:
     with pytest.raises(PolicyError) as caught:
-        audit_policy(POLICIES / "fedavg.yaml", trials=100, canaries=0, out=None, as_json=False)
+        audit_policy(POLICIES / f"{name}.yaml", trials=1 << 40, canaries=0, out=None, as_json=False)
     assert caught.value.code == "NOTHING_TO_AUDIT"
-    assert "mechanism is none" in caught.value.cause
+    assert f"mechanism is {mechanism}" in caught.value.cause
 
 
 @pytest.mark.parametrize(("canaries", "out"), [(5, None), (0, Path("no such folder"))])
