@@ -124,8 +124,8 @@ def _require_noise(policy: Policy) -> None:
         raise PolicyError(
             "NOTHING_TO_AUDIT",
             f"privacy.mechanism is {policy.privacy.mechanism}: only the noised steps of dp_sgd are tried",
-            "`none` makes no claim that trials could refute, and under `distributed` no hospital's step holds all of the "
-            "noise; name a policy with mechanism dp_sgd",
+            "`none` makes no claim that trials could refute, and under `distributed` no hospital's step holds all "
+            "of the noise; name a policy with mechanism dp_sgd",
         )
 
 
