@@ -151,6 +151,10 @@ class AggregatorMemory(JournalRecords):
     def adverts(self) -> dict[NodeId, KeyAdvert]:
         return self._by_node(KeyAdvert, "advert/")
 
+    def advert(self, node: NodeId) -> KeyAdvert | None:
+        """One member's key advert of the epoch."""
+        return self.record(KeyAdvert, f"advert/{node}")
+
     @property
     def epoch_acks(self) -> dict[NodeId, EpochAck]:
         return self._by_node(EpochAck, "epoch-ack/")

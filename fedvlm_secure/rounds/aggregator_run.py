@@ -52,7 +52,7 @@ class AggregatorRun:
         self._own = own
         self._setup = AggregatorSetup(own)
         self._round = AggregatorRound(own)
-        self._presence = Presence(float(own.policy.cohort.deadline), own.identities, now_s)
+        self._presence = Presence(float(own.policy.cohort.deadline), own.identities, now_s, own.renewed)
         self._encrypted, self._decryption = EncryptedRound(own), Decryption(own, self._presence, self._round)
         self._phase_s = now_s  # when the present phase began
         self._certified_s: float | None = None

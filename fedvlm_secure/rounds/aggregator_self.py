@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 
 from fedvlm_secure.policy.schema import Policy
 from fedvlm_secure.rounds.aggregator_memory import AggregatorMemory
+from fedvlm_secure.rounds.renewed import Renewed
 from fedvlm_secure.rounds.storage import Blobs, Spool
 from fedvlm_secure.secagg.record import Signer
 from fedvlm_secure.types import Entropy, NodeId
@@ -30,3 +32,8 @@ class AggregatorSelf:
     entropy: Entropy
     pool: Executor | None = None
     parts: int = 1
+
+    @cached_property
+    def renewed(self) -> Renewed:
+        """Members of the open epoch who are on the roster with another identity by now, or not at all."""
+        return Renewed(self.memory, self.identities)

@@ -67,6 +67,12 @@ class AggregatorSetup:
                 f"{hello.node} was not there when this epoch was set up",
                 "it can join the next one, which its coordinator opens with aggregator serve --new-epoch",
             )
+        if hello.node in self.own.renewed:
+            return PeerViolation(
+                "NOT_IN_RUN",
+                f"{hello.node} renewed its identity since this epoch was set up",
+                "it takes part again from the next one, which its coordinator opens with aggregator serve --new-epoch",
+            )
         joined = hello.run_hash == manifest.run_hash
         if not joined and (opened.epoch > manifest.start_epoch or phase is not Phase.KEYS):
             return PeerViolation(

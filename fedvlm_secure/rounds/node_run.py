@@ -91,6 +91,10 @@ class NodeRun:
         match message:
             case Plan() | SurvivorSet() | DecryptRequest() | Result() if self._he.burnt:
                 return self._he.leave()
+            case Plan() | SurvivorSet() | RevealRequest() | DecryptRequest() | Result() | VoidRequest() if (
+                self._own.renewed
+            ):
+                raise UnexpectedMessage("this node's identity was renewed; its word counts from the next epoch on")
             case OpenEpoch():
                 opened = self._setup.open_epoch(message, attachment)
                 if self._own.memory.plan is None:

@@ -56,6 +56,11 @@ class NodeSelf:
         return self.identities if stored is None else stored
 
     @property
+    def renewed(self) -> bool:
+        """Whether the others pinned another identity of this node when the open epoch was set up."""
+        return self.members.get(self.me, self.signer.public) != self.signer.public
+
+    @property
     def participation_key(self) -> str:
         """Journal key of who took part in the rounds of the open run, across its memberships."""
         return f"participation/{self.memory.manifest.run_id.hex()}"

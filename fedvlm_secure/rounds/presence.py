@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from fedvlm_secure.types import NodeId
 
@@ -14,9 +14,13 @@ class Presence:
     """Args:
     deadline_s: longest silence (no byte, step or heartbeat) before a connected node counts as lost.
     nodes: members that are waited for from the start, as if they had just gone.
+    mute: who cannot answer in the epoch that is open, connected or not; see `Renewed`.
     """
 
-    def __init__(self, deadline_s: float, nodes: Iterable[NodeId], now_s: float) -> None:
+    def __init__(
+        self, deadline_s: float, nodes: Iterable[NodeId], now_s: float, mute: Container[NodeId] = frozenset()
+    ) -> None:
+        self._mute = mute
         self._deadline_s = deadline_s
         self._heard_s = dict.fromkeys(nodes, now_s)
         self._gone_s: dict[NodeId, float] = dict.fromkeys(self._heard_s, now_s)
@@ -37,6 +41,8 @@ class Presence:
 
     def is_lost(self, node: NodeId, now_s: float) -> bool:
         """Not to be waited for any longer."""
+        if node in self._mute:
+            return True
         gone_s = self._gone_s.get(node)
         if gone_s is not None:
             return now_s - gone_s >= min(RECONNECT_S, self._deadline_s)
@@ -65,7 +71,8 @@ class Presence:
             phase_s: when the phase began.
         """
         in_phase_s = now_s - phase_s
-        return {node for node in nodes if min(self.silence_s(node, now_s), in_phase_s) < self._deadline_s}
+        may_answer = (node for node in nodes if node not in self._mute)
+        return {node for node in may_answer if min(self.silence_s(node, now_s), in_phase_s) < self._deadline_s}
 
     def had_time(self, node: NodeId, now_s: float, phase_s: float) -> bool:
         """Whether a node was connected for the whole deadline since it was told what a phase asks of it."""
@@ -74,4 +81,6 @@ class Presence:
 
     def silence_s(self, node: NodeId, now_s: float) -> float:
         """Seconds since the node was last heard of."""
+        if node in self._mute:
+            return float("inf")
         return now_s - self._heard_s.get(node, float("-inf"))

@@ -85,7 +85,8 @@ def test_hospitals_join_leave_and_renew_in_the_middle_of_a_run(tmp_path: Path) -
     *first, joining = hospitals
     leaving, renewing = first[0].node, first[1].node
     policy = tmp_path / "policy.yaml"
-    changes = {"rounds": ROUNDS, "local.steps": 4, "local.batch_size": 32, "evaluation.limit": 20}
+    # a round trains for a second or two: everybody is killed before an upload binds its cohort to the round
+    changes = {"rounds": ROUNDS, "local.steps": 40, "local.batch_size": 32, "evaluation.limit": 20}
     derive(POLICIES / "fedavg.yaml", {**changes, "cohort.deadline": "30s"}, policy)
     with ChangingConsortium(tmp_path / "consortium", policy, first, stall_s=90) as running:
         running.set_up()

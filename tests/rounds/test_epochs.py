@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedvlm_secure.errors import RunAborted
+from fedvlm_secure.errors import RunAborted, UnexpectedMessage
 from fedvlm_secure.rounds.aggregator_memory import Phase
-from fedvlm_secure.secagg.messages import Abort, OpenEpoch, Refusal, Reveal
+from fedvlm_secure.rounds.node_run import NodeRun
+from fedvlm_secure.secagg.messages import Abort, OpenEpoch, Refusal, Reveal, SurvivorSignature
 from fedvlm_secure.secagg.record import Signer
+from fedvlm_secure.simulate.federation import Federation
 from fedvlm_secure.types import NodeId
 from tests.support.entropy import secret
 from tests.support.epochs import ChangingRun
@@ -70,18 +73,72 @@ def test_hospital_that_left_comes_back_and_takes_the_later_state_over() -> None:
 def test_renewed_identity_takes_part_once_every_roster_names_it() -> None:
     run = ChangingRun("abcd", "abcd", rounds=3)
     run.run_to(1)
-    run.renew("b", Signer(Ed25519PrivateKey.from_private_bytes(secret("renewed").reveal())))
+    run.renew("b", renewed_signer())
     run.change("abcd")
     run.run()
     assert survivors(run) == ["abcd"] * 3
     assert run.agreed("abcd")
 
 
+def uploads_of(names: str) -> Callable[[Federation], bool]:
+    """The second round is open and these hospitals' uploads are held."""
+
+    def held(federation: Federation) -> bool:
+        memory = federation.aggregator_self.memory
+        return memory.phase is Phase.UPLOAD and memory.plan.round == 1 and set(memory.uploaded) >= set(names)
+
+    return held
+
+
+def renewed_signer() -> Signer:
+    return Signer(Ed25519PrivateKey.from_private_bytes(secret("renewed").reveal()))
+
+
+def test_round_under_way_is_closed_without_the_word_of_who_renewed_its_identity_meanwhile() -> None:
+    said: list[NodeId] = []
+    run = ChangingRun("abcde", "abcde", rounds=3)
+    run.run(uploads_of("ab"))
+
+    def note(way: str, node: NodeId, message: object) -> bool:
+        if isinstance(message, SurvivorSignature) and run.closed == 1:
+            said.append(node)
+        return True
+
+    run.renew("b", renewed_signer())
+    run.federation._tap = note
+    run.change("abcde")
+    run.run()
+    assert survivors(run) == ["abcde"] * 3
+    assert run.agreed("abcde")
+    assert sorted(said) == ["a", "c", "d", "e"]
+
+
+def test_round_that_too_few_identities_can_close_does_not_keep_everybody_waiting() -> None:
+    """One has left, one has renewed: the two others are below the threshold of the epoch that they are in."""
+    run = ChangingRun("abcd", "abcd", rounds=3)
+    run.run(uploads_of("bc"))
+    run.renew("b", renewed_signer())
+    run.change("bcd")
+    with pytest.raises(RunAborted) as caught:
+        run.run()
+    assert caught.value.code == "COHORT_TOO_SMALL"
+    assert survivors(run) == ["abcd"]
+
+
+def test_hospital_with_a_renewed_identity_signs_nothing_in_the_epoch_of_the_old_one() -> None:
+    run = ChangingRun("abcde", "abcde", rounds=3)
+    run.run(uploads_of("b"))
+    plan = run.federation.aggregator_self.memory.plan
+    run.renew("b", renewed_signer())
+    with pytest.raises(UnexpectedMessage, match="renewed"):
+        NodeRun(run.node("b").own).receive(plan)
+
+
 def test_node_whose_roster_names_the_old_identity_refuses_and_nobody_goes_on_without_it() -> None:
     run = ChangingRun("abcd", "abcd", rounds=3)
     run.run_to(1)
     old = run.node("a").own.identities
-    run.renew("b", Signer(Ed25519PrivateKey.from_private_bytes(secret("renewed").reveal())))
+    run.renew("b", renewed_signer())
     run.restart_with("abcd")
     run.federation.aggregator.new_epoch()
     run.approve("abcd")
