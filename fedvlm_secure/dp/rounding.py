@@ -217,19 +217,18 @@ def _careful_norm(row: NDArray[np.floating]) -> float:
     return math.sqrt(float(np.dot(unit, unit))) * largest
 
 
-def box_sum(rows: Rows, limit: int) -> Int64Vector:
-    """Sum the patients' rows and clip each coordinate of the sum to [-limit, limit].
+def boxed(total: Int64Vector, limit: int) -> Int64Vector:
+    """A sum of patients' rows, int64 [d], with each coordinate clipped to [-limit, limit].
 
     Clipping to a box moves two sums no further apart, so one patient's influence stays <= c~ in L2.
 
     Args:
-        rows: int64 [rows, d]; no rows give zeros.
         limit: >= 0, what a lane holds of the sum before noise.
     """
-    if rows.dtype != np.int64 or rows.ndim != 2 or limit < 0:
-        raise ValueError("rows are int64 [rows, d] and the limit is not negative")
-    total: Int64Vector = np.clip(rows.sum(axis=0), -limit, limit)
-    return total
+    if total.dtype != np.int64 or limit < 0:
+        raise ValueError("a sum is int64 [d] and the limit is not negative")
+    cut: Int64Vector = np.clip(total, -limit, limit)
+    return cut
 
 
 def decode(integers: Int64Vector, clip: IntegerClip, divisor: float) -> Float64Vector:

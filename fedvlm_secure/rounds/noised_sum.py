@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedvlm_secure.dp.discrete_gaussian import DiscreteGaussian
+from fedvlm_secure.dp.rounding import boxed
 from fedvlm_secure.errors import ModelError
 from fedvlm_secure.policy.noise_shares import box_of, clip_of, expected_batch, noise_of, scale_bits_of
 from fedvlm_secure.policy.privacy import Distributed
@@ -46,7 +47,7 @@ def noised_part(
             "under distributed a hospital hands over integers, and no update of its own",
         )
     box = box_of(policy, privacy, multiplier, dimension)
-    part: Int64Vector = np.clip(integers, -box, box)
+    part = boxed(integers, box)
     DiscreteGaussian(noise_of(policy, privacy, multiplier, dimension).share_variance).add_to(part, key)
     return part
 
