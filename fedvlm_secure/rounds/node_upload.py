@@ -11,7 +11,7 @@ from fedvlm_secure.errors import UnexpectedMessage
 from fedvlm_secure.rounds.actions import NodeAction, Upload
 from fedvlm_secure.rounds.he_terms import is_masked
 from fedvlm_secure.rounds.node_self import NodeSelf
-from fedvlm_secure.rounds.storage import Journal
+from fedvlm_secure.rounds.storage import Journal, draft_chunks
 from fedvlm_secure.rounds.terms import cohort_of, context_of, vector_of
 from fedvlm_secure.rounds.vectors import Drafted, StoredVector, as_bytes, chunks_of
 from fedvlm_secure.secagg.attempt_masks import AttemptMasks, ExpandedMask, MaskSource
@@ -90,14 +90,7 @@ def draft_vector(journal: Journal, chunks: Iterable[Words]) -> Drafted:
     Raises:
         StorageError: nothing is kept. So it is with whatever `chunks` raises.
     """
-    draft = journal.draft()
-    try:
-        for chunk in chunks:
-            draft.append(as_bytes(chunk))
-        return draft.finish()
-    except BaseException:
-        draft.drop()
-        raise
+    return draft_chunks(journal, map(as_bytes, chunks))
 
 
 def draft_masked(journal: Journal, chunks: Iterable[Words], mask: MaskSource | None) -> tuple[Drafted, Drafted]:

@@ -79,3 +79,19 @@ class Blobs(Protocol):
     def keep_only(self, roots: Sequence[Digest]) -> None:
         """Drop every other blob."""
         ...
+
+
+def draft_chunks(journal: Journal, chunks: Iterable[bytes | memoryview]) -> Drafted:
+    """Write a vector's chunks (1 MiB, the last may be shorter) ahead of the commit that enters it.
+
+    Raises:
+        StorageError: nothing is kept. So it is with whatever `chunks` raises.
+    """
+    draft = journal.draft()
+    try:
+        for chunk in chunks:
+            draft.append(chunk)
+        return draft.finish()
+    except BaseException:
+        draft.drop()
+        raise

@@ -139,36 +139,50 @@ def as_words(vector: StoredVector) -> Words:
     return words
 
 
-class WordSlices:
-    """A stored vector of words that is read in slices, as an array would be; the last chunk read is kept."""
+class Spans:
+    """Any bytes of a vector; the chunk read last is kept, so that reading on from a span reads no chunk twice."""
 
     def __init__(self, vector: StoredVector) -> None:
         self._vector = vector
-        self._kept: tuple[int, bytes] = (-1, b"")
+        self._index, self._chunk = -1, b""
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes [start, start + size), as far as the vector goes.
+
+        Raises:
+            ValueError: it is erased.
+        """
+        found, end = bytearray(), min(start + size, self._vector.size_bytes)
+        while start < end:
+            index, within = divmod(start, CHUNK_BYTES)
+            if index != self._index:
+                chunk = self._vector.chunk(index)
+                if chunk is None:
+                    raise ValueError("the vector is erased")
+                self._index, self._chunk = index, chunk
+            piece = memoryview(self._chunk)[within : within + end - start]
+            if not piece:
+                raise ValueError("the vector's chunks are shorter than its size")
+            found += piece
+            start += len(piece)
+        return bytes(found)
+
+
+class WordSlices:
+    """A stored vector of words that is read in slices, as an array would be."""
+
+    def __init__(self, vector: StoredVector) -> None:
+        self._words, self._spans = vector.size_bytes // WORD_BYTES, Spans(vector)
 
     def __len__(self) -> int:
-        return self._vector.size_bytes // WORD_BYTES
+        return self._words
 
     def __getitem__(self, part: slice) -> Words:
-        """uint64 [stop - start], as far as the vector goes.
+        """uint64 [stop - start], read-only, as far as the vector goes.
 
         Raises:
             ValueError: the vector is erased.
         """
-        start, stop, _ = part.indices(len(self))
-        words: Words = np.empty(max(0, stop - start), dtype=np.uint64)
-        at = start
-        while at < stop:
-            index, within = divmod(at, CHUNK_WORDS)
-            piece = self._chunk(index)[within : within + stop - at]
-            words[at - start : at - start + len(piece)] = piece
-            at += len(piece)
-        return words
-
-    def _chunk(self, index: int) -> Words:
-        if self._kept[0] != index:
-            content = self._vector.chunk(index)
-            if content is None:
-                raise ValueError("the vector is erased")
-            self._kept = (index, content)
-        return np.frombuffer(self._kept[1], dtype="<u8")
+        start, stop, _ = part.indices(self._words)
+        content = self._spans.read(start * WORD_BYTES, max(0, stop - start) * WORD_BYTES)
+        return np.frombuffer(content, dtype="<u8").astype(np.uint64, copy=False)
